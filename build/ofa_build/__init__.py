@@ -1,0 +1,1 @@
+"""Checkpoint in, engines and a deployable model repository out; training and evaluation."""

@@ -1,0 +1,110 @@
+"""What users rely on: model names, tensors, request parameters and error codes. Every other file reads them here.
+
+The public model takes ``image`` BYTES [1] (a file's bytes) and answers ``caption`` BYTES [n], ``score`` FP32 [n],
+``tokens`` INT32 [n, T], ``token_logprobs`` FP32 [n, T] and ``timing_ms`` FP32 [k], best hypothesis first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+DEFAULT_NAME = "ofa_caption"
+"""The public model's name unless the checkpoint was built under another ``NAME``."""
+
+STAGES = ("preprocess", "encode", "search_queue", "search")
+"""What ``timing_ms`` holds, in order. ``encode`` includes the wait in the encoder's dynamic batcher."""
+
+
+class Tensor(StrEnum):
+    """Tensor names, public (the first six) and between the stages."""
+
+    IMAGE = "image"
+    CAPTION = "caption"
+    SCORE = "score"
+    TOKENS = "tokens"
+    TOKEN_LOGPROBS = "token_logprobs"
+    TIMING = "timing_ms"
+
+    PIXELS = "pixels"  # UINT8 [S, S, 3], RGB
+    HIDDEN = "hidden"  # FP32 [source, d], the encoder's last states
+    STAMPS = "stamps"  # INT64 [2], monotonic ns: preprocessing began, ended
+
+
+class Code(StrEnum):
+    """The stable first word of every error message."""
+
+    EMPTY_IMAGE = "EMPTY_IMAGE"
+    UNSUPPORTED_FORMAT = "UNSUPPORTED_FORMAT"
+    TRUNCATED_IMAGE = "TRUNCATED_IMAGE"
+    IMAGE_TOO_LARGE = "IMAGE_TOO_LARGE"
+    INVALID_PARAMETER = "INVALID_PARAMETER"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    OVERLOADED = "OVERLOADED"
+    INTERNAL = "INTERNAL"
+
+
+class CaptionError(Exception):
+    """A refusal the user is told of: ``str(error)`` is ``"CODE: sentence"`` and shows no path or internal name."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Names:
+    """The models of one served checkpoint: ``ofa_caption`` stands over ``ofa_preprocess`` and so on."""
+
+    public: str = DEFAULT_NAME
+
+    def _stage(self, stage: str) -> str:
+        return f"{self.public.removesuffix('_caption')}_{stage}"
+
+    @property
+    def preprocess(self) -> str:
+        """The Python model that decodes, orients and resizes."""
+        return self._stage("preprocess")
+
+    @property
+    def encoder(self) -> str:
+        """The ONNX Runtime or TensorRT model."""
+        return self._stage("encoder")
+
+    @property
+    def beam_search(self) -> str:
+        """The Python model with the in-flight batched beam search."""
+        return self._stage("beam_search")
+
+
+@dataclass(frozen=True)
+class Range:
+    """A request parameter's values: ``low`` to ``high``, ``low`` itself excluded where ``above_low``."""
+
+    kind: type
+    low: float
+    high: float
+    above_low: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.above_low else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        return f"{'above ' if self.above_low else ''}{self.low:g} to {self.high:g}"
+
+
+MAX_LENGTH = 128
+"""Tokens in a caption at most, its end of sentence not counted."""
+
+PARAMETERS = {
+    "beam_size": Range(int, 1, 16),
+    "num_captions": Range(int, 1, 16),  # and at most beam_size
+    "max_length": Range(int, 1, MAX_LENGTH),
+    "min_length": Range(int, 0, MAX_LENGTH),  # and at most max_length
+    "no_repeat_ngram_size": Range(int, 0, 16),
+    "length_penalty": Range(float, 0, 5),
+    "temperature": Range(float, 0, 10, above_low=True),
+    "unk_penalty": Range(float, 0, 100),
+}
+"""The optional request parameters; defaults come from the checkpoint."""
