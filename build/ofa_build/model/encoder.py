@@ -59,15 +59,15 @@ class Encoder(nn.Module):
         side = self.config.patches(pixels.shape[-1])
         positions = self.position_embeddings(side, len(prompt))
         absolute = self.absolute_bias(positions[2])
-        x = self.embed(pixels, prompt, positions)
+        x = self.embed(self.embed_images(pixels), prompt, positions)
         for index, layer in enumerate(self.layers):
             x = layer(x, absolute + self.relative_bias(index, side, len(prompt)))
         return (x if self.layer_norm is None else self.layer_norm(x)), positions[2]
 
-    def embed(self, pixels: Tensor, prompt: Tensor, positions: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """The layers' input [B, N, d]."""
+    def embed(self, features: Tensor, prompt: Tensor, positions: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """The layers' input [B, N, d] of image features [B, 1024, side, side]."""
         config = self.config
-        patches = self.image_proj(self.embed_images(pixels).flatten(2).transpose(1, 2)) * config.embedding_scale
+        patches = self.image_proj(features.flatten(2).transpose(1, 2)) * config.embedding_scale
         tokens = self.embed_tokens(prompt) * config.embedding_scale
         if config.entangle_position_embedding:
             patches, tokens = patches + positions[0], tokens + positions[1]

@@ -42,101 +42,97 @@ class Attention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
-class FeedForward(nn.Module):
-    """The two projections of a layer; a mixin, since checkpoints keep ``fc1`` and ``fc2`` on the layer itself."""
+class Layer(nn.Module):
+    """What encoder and decoder layers share: residual branches, norms before or after them, and the feed-forward.
 
-    def _add_feed_forward(self, config: OFAConfig, inner: int) -> None:
+    The branches are separate methods over states [..., d], so that an exported graph can put its own attention
+    between them.
+    """
+
+    def __init__(self, config: OFAConfig, inner: int, pre_norm: bool, drop_path: float) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.dropout = nn.Dropout(config.dropout)
+        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.drop_path = DropPath(drop_path)
+        self.activation = _ACTIVATIONS[config.activation_function]
         self.fc1 = nn.Linear(config.d_model, inner)
         self.fc2 = nn.Linear(inner, config.d_model)
         self.ffn_layer_norm = nn.LayerNorm(inner) if config.normformer else None
         self.final_layer_norm = nn.LayerNorm(config.d_model)
-        self.activation = _ACTIVATIONS[config.activation_function]
-        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.weight_ffn = _gamma(config)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        x = self.activation_dropout(self.activation(self.fc1(x)))
-        return self.fc2(x if self.ffn_layer_norm is None else self.ffn_layer_norm(x))
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The whole feed-forward branch."""
+        inner = self.activation_dropout(self.activation(self.fc1(self._before(x, self.final_layer_norm))))
+        inner = self.fc2(_optional(self.ffn_layer_norm, inner))
+        return self._after(x, inner, self.weight_ffn, self.final_layer_norm)
 
+    def _add_attention(self, config: OFAConfig, name: str) -> None:
+        self.add_module(name, Attention(config))
+        self.add_module(f"{name}_layer_norm", nn.LayerNorm(config.d_model))
+        self.add_module(f"{name}_mid_layer_norm", nn.LayerNorm(config.d_model) if config.normformer else None)
+        self.register_parameter(f"weight_{name}", _gamma(config))
 
-class Layer(FeedForward):
-    """What encoder and decoder layers share: the residual branch around each block."""
+    def _before(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return norm(x) if self.pre_norm else x
 
-    def __init__(self, config: OFAConfig, inner: int, drop_path: float, branches: tuple[str, ...]) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
-        self.drop_path = DropPath(drop_path)
-        self._add_feed_forward(config, inner)
-        for branch in branches:
-            weight = nn.Parameter(torch.full((config.d_model,), config.gamma)) if config.use_gamma_feature else None
-            self.register_parameter(f"weight_{branch}", weight)
-
-    def _residual(self, x: Tensor, branch: Tensor, weight: Tensor | None) -> Tensor:
+    def _after(self, x: Tensor, branch: Tensor, weight: Tensor | None, norm: nn.LayerNorm) -> Tensor:
         branch = self.dropout(branch)
-        return x + self.drop_path(branch if weight is None else weight * branch)
-
-
-def _norm(config: OFAConfig, wanted: bool = True) -> nn.LayerNorm | None:
-    return nn.LayerNorm(config.d_model) if wanted else None
-
-
-def _optional(norm: nn.Module | None, x: Tensor) -> Tensor:
-    return x if norm is None else norm(x)
+        x = x + self.drop_path(branch if weight is None else weight * branch)
+        return x if self.pre_norm else norm(x)
 
 
 class EncoderLayer(Layer):
     """Self-attention and feed-forward over the joined image and prompt."""
 
     def __init__(self, config: OFAConfig, drop_path: float) -> None:
-        super().__init__(config, config.encoder_ffn_dim, drop_path, ("self_attn", "ffn"))
-        self.pre_norm = config.encoder_normalize_before
-        self.self_attn = Attention(config)
-        self.self_attn_layer_norm = _norm(config)
-        self.self_attn_mid_layer_norm = _norm(config, config.normformer)
+        super().__init__(config, config.encoder_ffn_dim, config.encoder_normalize_before, drop_path)
+        self._add_attention(config, "self_attn")
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """States [B, N, d] under the layer's position bias [H, N, N]."""
-        inner = self.self_attn_layer_norm(x) if self.pre_norm else x
-        inner = self.self_attn(inner, *self.self_attn.keys_values(inner), bias)
-        x = self._residual(x, _optional(self.self_attn_mid_layer_norm, inner), self.weight_self_attn)
-        x = x if self.pre_norm else self.self_attn_layer_norm(x)
-        inner = self.final_layer_norm(x) if self.pre_norm else x
-        x = self._residual(x, self._feed_forward(inner), self.weight_ffn)
-        return x if self.pre_norm else self.final_layer_norm(x)
+        inner = self.before_attention(x)
+        return self.feed_forward(self.after_attention(x, self.self_attn(inner, *self.self_attn.keys_values(inner), bias)))
+
+    def before_attention(self, x: Tensor) -> Tensor:
+        """What the attention sees."""
+        return self._before(x, self.self_attn_layer_norm)
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Adds the attention's result to its residual."""
+        attended = _optional(self.self_attn_mid_layer_norm, attended)
+        return self._after(x, attended, self.weight_self_attn, self.self_attn_layer_norm)
 
 
-class DecoderLayer(Layer):
+class DecoderLayer(EncoderLayer):
     """Self-attention, cross-attention to the encoder's states and feed-forward."""
 
     def __init__(self, config: OFAConfig, drop_path: float) -> None:
-        super().__init__(config, config.decoder_ffn_dim, drop_path, ("self_attn", "cross_attn", "ffn"))
-        self.pre_norm = config.decoder_normalize_before
-        self.self_attn = Attention(config)
-        self.self_attn_layer_norm = _norm(config)
-        self.self_attn_mid_layer_norm = _norm(config, config.normformer)
-        self.cross_attn = Attention(config)
-        self.cross_attn_layer_norm = _norm(config)
-        self.cross_attn_mid_layer_norm = _norm(config, config.normformer)
+        Layer.__init__(self, config, config.decoder_ffn_dim, config.decoder_normalize_before, drop_path)
+        self._add_attention(config, "self_attn")
+        self._add_attention(config, "cross_attn")
 
-    def forward(self, x: Tensor, self_bias: Tensor, cross: tuple[Tensor, Tensor], cross_bias: Tensor) -> Tensor:
-        """States [B, T, d]; causal ``self_bias`` [H, T, T]; ``cross`` keys and values [B, H, N, d / H] and their bias."""
-        return self.finish(self.attend_self(x, self_bias), cross, cross_bias)
+    def forward(self, x: Tensor, bias: Tensor, cross: tuple[Tensor, Tensor], cross_bias: Tensor) -> Tensor:
+        """States [B, T, d]; causal ``bias`` [H, T, T]; ``cross`` keys and values [B, H, N, d / H] and their bias."""
+        inner = self.before_attention(x)
+        x = self.after_attention(x, self.self_attn(inner, *self.self_attn.keys_values(inner), bias))
+        x = self.after_cross_attention(x, self.cross_attn(self.before_cross_attention(x), *cross, cross_bias))
+        return self.feed_forward(x)
 
-    def attend_self(self, x: Tensor, bias: Tensor) -> Tensor:
-        """The self-attention branch over the whole prefix."""
-        inner = self.self_attn_layer_norm(x) if self.pre_norm else x
-        return self.after_self(x, self.self_attn(inner, *self.self_attn.keys_values(inner), bias))
+    def before_cross_attention(self, x: Tensor) -> Tensor:
+        """What the cross-attention sees."""
+        return self._before(x, self.cross_attn_layer_norm)
 
-    def after_self(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Adds the self-attention's result to its residual; the cached step enters here."""
-        x = self._residual(x, _optional(self.self_attn_mid_layer_norm, attended), self.weight_self_attn)
-        return x if self.pre_norm else self.self_attn_layer_norm(x)
+    def after_cross_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Adds the cross-attention's result to its residual."""
+        attended = _optional(self.cross_attn_mid_layer_norm, attended)
+        return self._after(x, attended, self.weight_cross_attn, self.cross_attn_layer_norm)
 
-    def finish(self, x: Tensor, cross: tuple[Tensor, Tensor], cross_bias: Tensor) -> Tensor:
-        """Cross-attention and feed-forward, the same for a whole prefix and for one step of several beams."""
-        inner = self.cross_attn_layer_norm(x) if self.pre_norm else x
-        inner = self.cross_attn(inner, *cross, cross_bias)
-        x = self._residual(x, _optional(self.cross_attn_mid_layer_norm, inner), self.weight_cross_attn)
-        x = x if self.pre_norm else self.cross_attn_layer_norm(x)
-        inner = self.final_layer_norm(x) if self.pre_norm else x
-        x = self._residual(x, self._feed_forward(inner), self.weight_ffn)
-        return x if self.pre_norm else self.final_layer_norm(x)
+
+def _gamma(config: OFAConfig) -> nn.Parameter | None:
+    return nn.Parameter(torch.full((config.d_model,), config.gamma)) if config.use_gamma_feature else None
+
+
+def _optional(norm: nn.Module | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)

@@ -1,0 +1,1 @@
+"""From the model to ONNX graphs made for serving."""

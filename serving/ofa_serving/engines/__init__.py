@@ -1,0 +1,1 @@
+"""Engines run the exported graphs; each file is one way to run them."""
