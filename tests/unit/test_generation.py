@@ -86,7 +86,7 @@ def test_both_ends_of_a_range_are_taken_and_what_lies_beyond_is_not(name):
         "1 ",
         "0x1",
         "1_0",
-        "١",
+        "१",
         "one",
         True,
         False,
