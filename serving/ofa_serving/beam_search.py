@@ -128,8 +128,12 @@ class BeamSearch:
             scores, ids = scores[:1], ids[:1]  # all beams are still equal
         else:
             scores += self._scores[:, self.step - 1 : self.step]
-        best = np.argsort(-scores, axis=None, kind="stable")[: 2 * self.settings.beam_size]
-        return best // ids.shape[1], ids.reshape(-1)[best], scores.reshape(-1)[best]
+        # Sums of float32 log-probabilities do tie exactly. The reference leaves the order of ties to an unstable sort;
+        # here it is the higher beam and token first, so that a result never depends on how an engine lists candidates.
+        rows = np.repeat(self._rows[: len(ids)], ids.shape[1])
+        ids, scores = ids.ravel(), scores.ravel()
+        best = np.lexsort((-ids, -rows, -scores))[: 2 * self.settings.beam_size]
+        return rows[best], ids[best], scores[best]
 
     def _finish(self, parent: int, score: np.float32) -> None:
         tokens = np.append(self._tokens[parent, 1 : self.step + 1], self._special.eos).astype(np.int32)

@@ -28,6 +28,11 @@ def fused_projection(attention: Attention) -> nn.Linear:
     )
 
 
+def split_heads(qkv: Tensor, batch: int, length: int, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [B, H, T, d / H] of fused projections [B * T, 3d]."""
+    return qkv.view(batch, length, 3 * heads, -1).transpose(1, 2).split(heads, dim=1)
+
+
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """A projection with these parameters."""
     layer = nn.Linear(weight.shape[1], weight.shape[0])

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..model import OFA
 from ..model.resnet import Bottleneck, ResNet
-from .attention import folded_output, fused_projection
+from .attention import folded_output, fused_projection, split_heads
 
 FOLDED_BIAS_BYTES = 64 << 20
 """Position biases up to this size (float32, all layers) stand in the graph; larger ones are gathered from their tables
@@ -51,7 +51,7 @@ class EncoderGraph(nn.Module):
         x = x.flatten(0, 1)
         for index, layer in enumerate(encoder.layers):
             qkv = self.projections[index](layer.before_attention(x))
-            queries, keys, values = qkv.view(batch, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4).unbind()
+            queries, keys, values = split_heads(qkv, batch, length, heads)
             weights = (queries @ keys.transpose(-1, -2) + self._bias(index)).softmax(-1)
             mixed = (weights @ values).transpose(1, 2).reshape(batch * length, width)
             x = layer.feed_forward(layer.after_attention(x, self.outputs[index](mixed)))

@@ -77,7 +77,7 @@ class Encoder(nn.Module):
             patches = self.patch_layernorm_embedding(patches)
         if self.layernorm_embedding is not None:
             tokens = self.layernorm_embedding(tokens)
-        return self.dropout(torch.cat([patches, tokens.expand(len(patches), -1, -1)], 1))
+        return self.dropout(torch.cat([patches, tokens.expand(patches.shape[0], -1, -1)], 1))
 
     def position_embeddings(self, side: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
         """Raw embeddings of the patches [side^2, d] and the prompt [P, d], and both normalised and joined [N, d]."""

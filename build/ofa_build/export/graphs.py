@@ -1,0 +1,106 @@
+"""Writes the three graphs of a checkpoint and checks them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ..model import OFA, OFAConfig
+from .decoder import CrossGraph, StepGraph, cache_names, cross_names
+from .encoder import EncoderGraph
+
+OPSET = 20
+"""Has Gelu and LayerNormalization as operators; ONNX Runtime 1.31 and TensorRT 10 both read it."""
+
+ENCODER, CROSS, STEP = "encoder.onnx", "cross.onnx", "step.onnx"
+
+_DYNAMIC = torch.export.Dim.DYNAMIC
+
+
+def export_graphs(
+    directory: Path,
+    model: OFA,
+    *,
+    prompt: list[int],
+    image_size: int,
+    mean: list[float],
+    std: list[float],
+    positions: int,
+) -> None:
+    """Writes ``encoder.onnx``, ``cross.onnx`` and ``step.onnx``, each passed by ``onnx.checker``.
+
+    Args:
+        directory: where to; it exists.
+        model: in evaluation mode, float32.
+        prompt: the prompt's ids, with bos and eos.
+        image_size: pixels along a side.
+        mean: of each channel, for pixels in 0 to 1.
+        std: likewise.
+        positions: decoder positions the step must reach: the longest caption and its end.
+    """
+    config = model.config
+    with torch.no_grad():
+        encoder = EncoderGraph(model, torch.tensor(prompt), image_size, mean, std).eval()
+        pixels = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+        _export(directory / ENCODER, encoder, (pixels,), ({0: _DYNAMIC},), ["pixels"], ["hidden"])
+
+        source = encoder.positions[2]
+        hidden = torch.zeros(2, len(source), config.d_model)
+        cross = cross_names(config.decoder_layers)
+        _export(directory / CROSS, CrossGraph(model).eval(), (hidden,), ({0: _DYNAMIC},), ["hidden"], cross)
+        _export_step(directory / STEP, StepGraph(model, source, positions).eval(), config, len(source))
+
+
+def _export_step(path: Path, graph: StepGraph, config: OFAConfig, source: int) -> None:
+    captions, beams, reach, heads, width = 3, 5, 7, config.decoder_attention_heads, config.head_dim
+    caches, cross = cache_names(config.decoder_layers), cross_names(config.decoder_layers)
+    cross_shapes = [(captions, heads, width, source), (captions, heads, source, width)] * config.decoder_layers
+    tokens = torch.zeros(captions, beams, dtype=torch.int64)
+    example = (
+        tokens,
+        torch.zeros(captions, dtype=torch.int64),
+        torch.zeros(captions, beams, reach, dtype=torch.int64),
+        torch.ones(captions),
+        torch.tensor([13]),
+        # Each a tensor of its own: the exporter takes one tensor given twice for one input.
+        *(torch.zeros(captions, heads, reach * beams, width) for _ in caches),
+        *(torch.zeros(shape) for shape in cross_shapes),
+    )
+    batch = {0: _DYNAMIC}
+    shapes = (
+        {0: _DYNAMIC, 1: _DYNAMIC},
+        batch,
+        {0: _DYNAMIC, 1: _DYNAMIC, 2: _DYNAMIC},
+        batch,
+        None,
+        ({0: _DYNAMIC, 2: _DYNAMIC},) * len(caches) + (batch,) * len(cross),
+    )
+    inputs = ["tokens", "steps", "ancestors", "temperature", "count", *caches, *cross]
+    outputs = ["ids", "logprobs", "eos", "unk", *(f"new_{name}" for name in caches)]
+    _export(path, graph, example, shapes, inputs, outputs)
+
+
+def _export(
+    path: Path, graph: nn.Module, example: tuple[Tensor, ...], shapes: tuple, inputs: list[str], outputs: list[str]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        torch.onnx.export(
+            graph,
+            example,
+            path,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    onnx.checker.check_model(path, full_check=True)
