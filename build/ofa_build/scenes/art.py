@@ -22,7 +22,7 @@ NOTO_PIXELS = 109
 
 
 def _trimmed(image: Image.Image) -> Image.Image:
-    """The drawing without its transparent border, centred in a square of ``GLYPH_SIZE``."""
+    """Crop the drawing's transparent border and centre it in a square of ``GLYPH_SIZE``."""
     image = image.convert("RGBA")
     image = image.crop(image.getchannel("A").point(lambda alpha: 255 * (alpha > 8)).getbbox())
     scale = GLYPH_SIZE / max(image.size)
@@ -40,7 +40,7 @@ def _draw_noto(folder: Path, codepoint: int) -> Image.Image:
 
 
 def _file(folder: Path, stem: str, suffix: str) -> Path:
-    """The file named by the code point, with or without the variation selector."""
+    """Find the file named by the code point, with or without the variation selector."""
     for name in (stem, f"{stem}-fe0f", f"{stem}-FE0F"):
         path = folder / f"{name}{suffix}"
         if path.exists():
@@ -63,13 +63,13 @@ def _rasterise(subfolder: str, pattern: str, folder: Path, codepoint: int) -> Im
 _READERS = {
     "noto": _draw_noto,
     "fluent": _open_webp,
-    "twemoji": partial(_rasterise, "", "{:04x}"),
+    "twemoji": partial(_rasterise, "dist/svg", "{:04x}"),
     "openmoji": partial(_rasterise, "color/svg", "{:04X}"),
 }
 
 
 def load_style(style: str, cache: Path = CACHE) -> np.ndarray:
-    """Every object in ``style``: uint8 [objects, GLYPH_SIZE, GLYPH_SIZE, 4], in the order of ``OBJECTS``.
+    """Load every object in ``style``: uint8 [objects, GLYPH_SIZE, GLYPH_SIZE, 4], in the order of ``OBJECTS``.
 
     The first call fetches the style's package and keeps the drawings beside it.
     """
@@ -84,5 +84,5 @@ def load_style(style: str, cache: Path = CACHE) -> np.ndarray:
 
 
 def load_art(styles: Iterable[str], cache: Path = CACHE) -> dict[str, np.ndarray]:
-    """The drawings of several styles, by style."""
+    """Load several styles, by style."""
     return {style: load_style(style, cache) for style in styles}

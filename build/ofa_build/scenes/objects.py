@@ -7,6 +7,11 @@ from dataclasses import dataclass
 COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
 
 
+def with_article(words: str) -> str:
+    """Put the article before: ``"a red apple"``, ``"an owl"``."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
 @dataclass(frozen=True)
 class SceneObject:
     """One emoji that scenes may show.
@@ -27,11 +32,10 @@ class SceneObject:
         return f"{self.colour} {self.noun}" if self.colour else self.noun
 
     def phrase(self, count: int) -> str:
-        """The noun phrase of ``count`` of these: ``"a red apple"``, ``"two red apples"``."""
-        adjective = f"{self.colour} " if self.colour else ""
+        """Name ``count`` of these: ``"a red apple"``, ``"two red apples"``."""
         if count == 1:
-            words = f"{adjective}{self.noun}"
-            return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+            return with_article(self.label)
+        adjective = f"{self.colour} " if self.colour else ""
         return f"{COUNT_WORDS[count]} {adjective}{self.plural}"
 
 

@@ -29,7 +29,7 @@ class ArtSource:
     attribution: str
 
     def fetch(self, cache: Path = CACHE) -> Path:
-        """The folder of the unpacked package, downloaded on first use.
+        """Download and unpack the package on first use, and give its folder.
 
         Raises ``RuntimeError`` when the package client is missing or fails.
         """
@@ -70,13 +70,13 @@ def _fetch_debian(source: ArtSource, folder: Path) -> None:
 
 _CLIENTS = {"npm": _fetch_npm, "debian": _fetch_debian}
 
-NOTO = ArtSource(
-    "noto", "debian", "fonts-noto-color-emoji", "2.042-0+deb12u1", "OFL-1.1", "Noto Color Emoji, Google"
-)
+NOTO = ArtSource("noto", "debian", "fonts-noto-color-emoji", "2.042-0+deb12u1", "OFL-1.1", "Noto Color Emoji, Google")
 FLUENT = ArtSource(
     "fluent", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", "MIT", "Fluent Emoji, Microsoft, packaged by LobeHub"
 )
-TWEMOJI = ArtSource("twemoji", "npm", "@twemoji/svg", "15.0.0", "CC-BY-4.0", "Twemoji, Twitter, Inc and contributors")
+TWEMOJI = ArtSource(
+    "twemoji", "npm", "@discordapp/twemoji", "16.0.1", "CC-BY-4.0", "Twemoji, Twitter and jdecked's contributors"
+)
 OPENMOJI = ArtSource("openmoji", "npm", "openmoji", "17.0.0", "CC-BY-SA-4.0", "OpenMoji, HfG Schwaebisch Gmuend")
 
 SOURCES = {source.style: source for source in (NOTO, FLUENT, TWEMOJI, OPENMOJI)}
