@@ -6,13 +6,15 @@ location bins are in neither; they follow the vocabulary.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import ClassVar
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -21,9 +23,6 @@ from .beam_search import SpecialTokens
 
 LANGUAGES = ("en", "zh", "cn")
 """What ``configuration.json`` may name; the last two are the same."""
-
-VOCABULARY_FILES = {"en": ("vocab.json", "merges.txt"), "zh": ("vocab.txt",), "cn": ("vocab.txt",)}
-"""The files of each language's vocabulary."""
 
 _SPECIAL = ("<s>", "</s>", "<unk>", "<pad>", "<mask>")  # those a vocabulary lacks are added behind it in this order
 _ADDED = (*(f"<code_{i}>" for i in range(8192)), *(f"<bin_{i}>" for i in range(1000)))
@@ -38,6 +37,9 @@ class VocabularyError(ValueError):
 
 class Tokenizer(ABC):
     """One checkpoint's vocabulary, and how its captions are written. Safe to use from several threads."""
+
+    files: ClassVar[tuple[str, ...]]
+    """The names of the vocabulary's files."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         tokenizer.add_tokens([tokenizers.AddedToken(token, lstrip=token == "<mask>") for token in _SPECIAL])
@@ -56,19 +58,30 @@ class Tokenizer(ABC):
             VocabularyError: if one of them is missing or not what its name says.
 
         """
+        paths = [directory / name for name in VOCABULARY_FILES[language]]
+        return Tokenizer.parse({path.name: path.read_bytes() for path in paths if path.exists()}, language)
+
+    @staticmethod
+    def parse(files: Mapping[str, bytes], language: str) -> Tokenizer:
+        """Read a vocabulary of ``language`` from its files' contents, by name.
+
+        Raises:
+            VocabularyError: if one of them is missing or not what its name says.
+
+        """
         kind = EnglishTokenizer if language == "en" else ChineseTokenizer
+        missing = [name for name in kind.files if name not in files]
+        if missing:
+            raise VocabularyError(f"the vocabulary file {missing[0]} is missing")
         try:
-            return kind.read(*(directory / name for name in VOCABULARY_FILES[language]))
-        except FileNotFoundError as error:
-            raise VocabularyError(f"the vocabulary file {Path(error.filename).name} is missing") from error
+            return kind.read(*(io.StringIO(files[name].decode("utf-8"), newline=None).read() for name in kind.files))
         except Exception as error:  # the library raises plain exceptions, for a merge of unknown tokens for instance
-            names = " and ".join(VOCABULARY_FILES[language])
-            raise VocabularyError(f"the vocabulary of {names} cannot be used: {error}") from error
+            raise VocabularyError(f"the vocabulary of {' and '.join(kind.files)} cannot be used: {error}") from error
 
     @classmethod
     @abstractmethod
-    def read(cls, *paths: Path) -> Tokenizer:
-        """Read the vocabulary from its files, in the order of :data:`VOCABULARY_FILES`."""
+    def read(cls, *texts: str) -> Tokenizer:
+        """Read the vocabulary from its files' texts, in the order of :attr:`files`."""
 
     @property
     def vocab_size(self) -> int:
@@ -108,12 +121,13 @@ class Tokenizer(ABC):
 class EnglishTokenizer(Tokenizer):
     """BART's byte-level BPE; captions lose their punctuation."""
 
+    files = ("vocab.json", "merges.txt")
     _bytes = decoders.ByteLevel()
 
     @classmethod
-    def read(cls, *paths: Path) -> EnglishTokenizer:
+    def read(cls, *texts: str) -> EnglishTokenizer:
         """Read ``vocab.json`` and ``merges.txt``."""
-        vocabulary, merges = (path.read_text(encoding="utf-8") for path in paths)
+        vocabulary, merges = texts
         lines = merges.split("\n")[1:-1]  # the first names a version, and nothing follows the last
         pairs = [tuple(line.split()) for line in lines]
         bpe = models.BPE(json.loads(vocabulary), [pair for pair in pairs if len(pair) == 2], unk_token="<unk>")
@@ -131,10 +145,12 @@ class EnglishTokenizer(Tokenizer):
 class ChineseTokenizer(Tokenizer):
     """BERT's wordpieces, lowercased; captions lose the blanks around all but Latin characters."""
 
+    files = ("vocab.txt",)
+
     @classmethod
-    def read(cls, *paths: Path) -> ChineseTokenizer:
+    def read(cls, *texts: str) -> ChineseTokenizer:
         """Read ``vocab.txt``."""
-        (text,) = (path.read_text(encoding="utf-8") for path in paths)
+        (text,) = texts
         vocabulary = {token: index for index, token in enumerate(text.removesuffix("\n").split("\n"))}
         tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>", max_input_chars_per_word=100))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -146,3 +162,7 @@ class ChineseTokenizer(Tokenizer):
 
     def _tidy(self, text: str) -> str:
         return _BLANKS_AROUND_NON_LATIN.sub("", text)
+
+
+VOCABULARY_FILES = {"en": EnglishTokenizer.files, "zh": ChineseTokenizer.files, "cn": ChineseTokenizer.files}
+"""The files of each language's vocabulary."""
