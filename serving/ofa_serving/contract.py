@@ -12,8 +12,8 @@ from enum import StrEnum
 DEFAULT_NAME = "ofa_caption"
 """The public model's name unless the checkpoint was built under another ``NAME``."""
 
-STAGES = ("preprocess", "encode", "search_queue", "search")
-"""What ``timing_ms`` holds, in order. ``encode`` includes the wait in the encoder's dynamic batcher."""
+STAGES = ("preprocess_queue", "preprocess", "encode", "search_queue", "search")
+"""What ``timing_ms`` holds, in the pipeline's order. ``encode`` includes the wait in the encoder's dynamic batcher."""
 
 
 class Tensor(StrEnum):
@@ -27,8 +27,9 @@ class Tensor(StrEnum):
     TIMING = "timing_ms"
 
     PIXELS = "pixels"  # UINT8 [S, S, 3], RGB
-    HIDDEN = "hidden"  # FP32 [source, d], the encoder's last states
-    STAMPS = "stamps"  # INT64 [2], monotonic ns: preprocessing began, ended
+    PREPROCESS_MS = "preprocess_ms"  # FP32 [1]
+    HIDDEN = "hidden"  # FP32 [N, d], the encoder's last states
+    SEARCH_MS = "search_ms"  # FP32 [2]: waited, searched
 
 
 class Code(StrEnum):
@@ -61,6 +62,11 @@ class Names:
 
     def _stage(self, stage: str) -> str:
         return f"{self.public.removesuffix('_caption')}_{stage}"
+
+    @property
+    def models(self) -> tuple[str, str, str, str]:
+        """All of them, in the order a request meets them."""
+        return self.public, self.preprocess, self.encoder, self.beam_search
 
     @property
     def preprocess(self) -> str:

@@ -9,6 +9,7 @@ Cross-attention keys and values exist once a caption; its beams are rows of one 
 from __future__ import annotations
 
 import torch
+from ofa_serving.beam_search import SpecialTokens
 from torch import Tensor, nn
 
 from ..model import OFA
@@ -86,11 +87,12 @@ class StepLayer(nn.Module):
 class StepGraph(nn.Module):
     """One decoding step: a token for each of K beams of C captions in, their best candidates and the caches out."""
 
-    def __init__(self, model: OFA, source_positions: Tensor, positions: int) -> None:
+    def __init__(self, model: OFA, special: SpecialTokens, source_positions: Tensor, positions: int) -> None:
         """Folds every bias.
 
         Args:
             model: evaluated in float32.
+            special: the vocabulary's special tokens.
             source_positions: the encoder's position embeddings [N, d].
             positions: decoder positions the graph can reach.
         """
@@ -98,7 +100,7 @@ class StepGraph(nn.Module):
         decoder = model.decoder
         self.decoder, self.heads = decoder, model.config.decoder_attention_heads
         self.layers = nn.ModuleList([StepLayer(layer) for layer in decoder.layers])
-        self.head = VocabularyHead(decoder.output_projection.weight, model.config)
+        self.head = VocabularyHead(decoder.output_projection.weight, special)
         absolute = decoder.self_bias(positions)
         biases = [absolute + decoder.relative_bias(layer, positions) for layer in range(len(self.layers))]
         # [position of the query, layer * head, position of the key], so that one gather serves every layer
@@ -140,7 +142,7 @@ class StepGraph(nn.Module):
 
     def _self_bias(self, steps: Tensor, ancestors: Tensor) -> tuple[Tensor, ...]:
         """Every layer's bias [C, H, K, P * K]: positions, and minus infinity off a beam's own past."""
-        batch, beams, reach = ancestors.shape
+        _, beams, reach = ancestors.shape
         own = ancestors.unsqueeze(-1) == torch.arange(beams, device=ancestors.device)  # [C, K, P, K]
         mask = torch.zeros((), device=own.device).masked_fill(~own, float("-inf"))
         bias = self.self_bias[steps][:, :, :reach]

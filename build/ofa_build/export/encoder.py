@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,9 @@ when the graph is loaded, which keeps the file small."""
 class EncoderGraph(nn.Module):
     """``pixels`` UINT8 [B, S, S, 3] to ``hidden`` FP32 [B, N, d] for one image size and one prompt."""
 
-    def __init__(self, model: OFA, prompt: Tensor, image_size: int, mean: list[float], std: list[float]) -> None:
+    def __init__(
+        self, model: OFA, prompt: Tensor, image_size: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
         super().__init__()
         encoder = model.encoder
         self.encoder = encoder

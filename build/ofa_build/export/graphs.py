@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import torch
+from ofa_serving.beam_search import SpecialTokens
 from torch import Tensor, nn
 
 from ..model import OFA, OFAConfig
@@ -26,22 +28,27 @@ def export_graphs(
     directory: Path,
     model: OFA,
     *,
-    prompt: list[int],
+    special: SpecialTokens,
+    prompt: Sequence[int],
     image_size: int,
-    mean: list[float],
-    std: list[float],
+    mean: Sequence[float],
+    std: Sequence[float],
     positions: int,
-) -> None:
+) -> int:
     """Writes ``encoder.onnx``, ``cross.onnx`` and ``step.onnx``, each passed by ``onnx.checker``.
 
     Args:
         directory: where to; it exists.
         model: in evaluation mode, float32.
+        special: the vocabulary's special tokens.
         prompt: the prompt's ids, with bos and eos.
         image_size: pixels along a side.
         mean: of each channel, for pixels in 0 to 1.
         std: likewise.
         positions: decoder positions the step must reach: the longest caption and its end.
+
+    Returns:
+        The source length N, patches and prompt.
     """
     config = model.config
     with torch.no_grad():
@@ -53,7 +60,8 @@ def export_graphs(
         hidden = torch.zeros(2, len(source), config.d_model)
         cross = cross_names(config.decoder_layers)
         _export(directory / CROSS, CrossGraph(model).eval(), (hidden,), ({0: _DYNAMIC},), ["hidden"], cross)
-        _export_step(directory / STEP, StepGraph(model, source, positions).eval(), config, len(source))
+        _export_step(directory / STEP, StepGraph(model, special, source, positions).eval(), config, len(source))
+    return len(source)
 
 
 def _export_step(path: Path, graph: StepGraph, config: OFAConfig, source: int) -> None:

@@ -93,7 +93,8 @@ class EncoderLayer(Layer):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """States [B, N, d] under the layer's position bias [H, N, N]."""
         inner = self.before_attention(x)
-        return self.feed_forward(self.after_attention(x, self.self_attn(inner, *self.self_attn.keys_values(inner), bias)))
+        x = self.after_attention(x, self.self_attn(inner, *self.self_attn.keys_values(inner), bias))
+        return self.feed_forward(x)
 
     def before_attention(self, x: Tensor) -> Tensor:
         """What the attention sees."""

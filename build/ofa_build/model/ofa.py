@@ -38,5 +38,3 @@ class OFA(nn.Module):
                 else:
                     nn.init.normal_(module.weight, std=self.config.init_std)
         nn.init.zeros_(self.encoder.embed_tokens.weight[self.config.pad_token_id].detach())
-
-

@@ -74,7 +74,6 @@ class OnnxRuntimeBatch(DecoderBatch):
     ) -> Candidates:
         """See :meth:`DecoderBatch.step`."""
         self._reserve(self._size, ancestors.shape[2])
-        beams = self._beams
         if ancestors.shape[2] < self._reach:  # the buffers reach further than this batch's positions
             missing = self._reach - ancestors.shape[2]
             ancestors = np.pad(ancestors, ((0, 0), (0, 0), (0, missing)), constant_values=-1)

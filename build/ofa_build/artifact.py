@@ -1,0 +1,132 @@
+"""A checkpoint becomes ``artifacts/NAME/``: engines, repository, known image and manifest, whole or not at all."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from ofa_serving.contract import MAX_LENGTH, Names
+from ofa_serving.host import installed_version
+from ofa_serving.local import LocalCaptioner
+from ofa_serving.manifest import FILE_NAME, CheckpointRecord, FileRecord, Manifest
+
+from .checkpoint.types import Checkpoint
+from .export.graphs import CROSS, ENCODER, STEP, export_graphs
+from .model import OFA
+from .repository import Serving, Shape, model_configs, write_configs
+
+log = logging.getLogger(__name__)
+
+KNOWN_IMAGE = Path(__file__).parent / "known_image.jpg"
+"""The image whose caption every server must give before it is ready."""
+
+
+def build_artifact(checkpoint: Checkpoint, source: str, name: str, artifacts: Path, serving: Serving) -> Path:
+    """Builds fp32 ONNX Runtime engines and everything around them.
+
+    Args:
+        checkpoint: what to build.
+        source: the name it was asked for by, for the manifest.
+        name: the public model's name and the folder's.
+        artifacts: where the folder goes; an older one of this name is replaced when the new one is complete.
+        serving: how the models will run.
+
+    Returns:
+        ``artifacts/name``.
+    """
+    artifacts.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=artifacts))
+    try:
+        _fill(partial, checkpoint, source, name, serving)
+        final = artifacts / name
+        if final.exists():
+            shutil.rmtree(final)
+        partial.chmod(0o755)
+        return partial.rename(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _fill(folder: Path, checkpoint: Checkpoint, source: str, name: str, serving: Serving) -> None:
+    names, settings = Names(name), checkpoint.settings
+    repository = folder / "model_repository"
+    log.info("exporting the graphs")
+    length = _write_graphs(folder, checkpoint)
+    shape = Shape(settings.patch_image_size, length, checkpoint.config.d_model, settings.language)
+    write_configs(repository, names, model_configs(names, shape, settings.generation, serving))
+    search = repository / names.beam_search / "1"
+    (folder / ENCODER).rename(repository / names.encoder / "1" / "model.onnx")
+    (folder / CROSS).rename(search / CROSS)
+    (folder / STEP).rename(search / STEP)
+    for file_name, content in checkpoint.tokenizer_files.items():
+        (search / file_name).write_bytes(content)
+    log.info("captioning the known image")
+    _write_canary(folder, name)
+    _manifest(folder, checkpoint, source, name, shape, serving).write(folder / FILE_NAME)
+
+
+def _write_graphs(folder: Path, checkpoint: Checkpoint) -> int:
+    settings, tokenizer = checkpoint.settings, checkpoint.tokenizer
+    model = OFA(checkpoint.config).eval()
+    model.load_state_dict(dict(checkpoint.state_dict))
+    return export_graphs(
+        folder,
+        model,
+        special=tokenizer.special,
+        prompt=tokenizer.encode_prompt(settings.prompt, settings.max_src_length),
+        image_size=settings.patch_image_size,
+        mean=settings.mean,
+        std=settings.std,
+        positions=MAX_LENGTH + 1,
+    )
+
+
+def _write_canary(folder: Path, name: str) -> None:
+    image = KNOWN_IMAGE.read_bytes()
+    with LocalCaptioner(folder / "model_repository", name) as captioner:
+        (captions,) = captioner.captions([image])
+    (folder / "canary").mkdir()
+    (folder / "canary" / "image").write_bytes(image)
+    (folder / "canary" / "canary.json").write_text(json.dumps({"captions": captions}, ensure_ascii=False) + "\n")
+
+
+def _manifest(folder: Path, checkpoint: Checkpoint, source: str, name: str, shape: Shape, serving: Serving) -> Manifest:
+    config = checkpoint.config
+    packages = ("onnxruntime", "onnx", "onnxscript", "torch", "numpy", "pillow", "tokenizers")
+    return Manifest(
+        name=name,
+        checkpoint=CheckpointRecord(source, checkpoint.source_format, checkpoint.sha256),
+        language=shape.language,
+        sizes={
+            "image_size": shape.image_size,
+            "source_length": shape.source_length,
+            "d_model": config.d_model,
+            "encoder_layers": config.encoder_layers,
+            "decoder_layers": config.decoder_layers,
+            "vocab_size": config.vocab_size,
+            "parameters": int(np.sum([tensor.numel() for tensor in _distinct(checkpoint)])),
+        },
+        engine=serving.engine,
+        precision="fp32",
+        device="gpu" if serving.gpu else "cpu",
+        gpu=None,
+        versions={package: installed_version(package) or "" for package in packages},
+        files=tuple(FileRecord.of(folder, path) for path in _files(folder / "model_repository")),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _distinct(checkpoint: Checkpoint) -> Iterable:
+    """The weights, those that share memory counted once."""
+    return {tensor.data_ptr(): tensor for tensor in checkpoint.state_dict.values()}.values()
+
+
+def _files(repository: Path) -> list[Path]:
+    return sorted(path for path in repository.rglob("*") if path.is_file())

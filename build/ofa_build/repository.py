@@ -1,0 +1,158 @@
+"""The deployable model repository of one checkpoint: configurations, Python models, engines and vocabulary."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from ofa_serving.contract import STAGES, Names, Tensor
+from ofa_serving.generation import GenerationConfig
+from tritonclient.grpc import model_config_pb2 as pb
+
+SOURCES = Path(__file__).resolve().parents[2] / "model_repository"
+"""The repository's ``model_repository/``, whose ``model.py`` files every built checkpoint gets."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a checkpoint decides of the configurations: its image size S, source length N, width d, language."""
+
+    image_size: int
+    source_length: int
+    d_model: int
+    language: str
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How the models run; the defaults are for CPU.
+
+    Attributes:
+        engine: ``onnxruntime`` or ``tensorrt``.
+        gpu: whether the engines run on a GPU.
+        threads: of each CPU engine; 0 takes all cores.
+        max_batch_size: images of one encoder run, and of one request.
+        preprocess_instances: processes that decode images.
+        max_in_flight: requests that are served at a time; one more is OVERLOADED.
+        max_captions: captions in the running beam search.
+        max_pending: captions that may wait for it.
+        max_seconds: the longest a request may take, whatever deadline it brings.
+    """
+
+    engine: str = "onnxruntime"
+    gpu: bool = False
+    threads: int = 0
+    max_batch_size: int = 16
+    preprocess_instances: int = 2
+    max_in_flight: int = 64
+    max_captions: int = 16
+    max_pending: int = 256
+    max_seconds: int = 30
+
+
+def model_configs(
+    names: Names, shape: Shape, defaults: GenerationConfig, serving: Serving
+) -> dict[str, pb.ModelConfig]:
+    """The four configurations by model name."""
+    configs = (
+        _entry(names, defaults, serving),
+        _preprocess(names, shape, serving),
+        _encoder(names, shape, serving),
+        _beam_search(names, shape, serving),
+    )
+    return {config.name: config for config in configs}
+
+
+def write_configs(repository: Path, names: Names, configs: Mapping[str, pb.ModelConfig]) -> None:
+    """Writes each model's folder with its ``config.pbtxt`` and, for Python models, its ``1/model.py``."""
+    for name, source in zip(names.models, Names().models, strict=True):
+        version = repository / name / "1"
+        version.mkdir(parents=True)
+        (repository / name / "config.pbtxt").write_text(as_text(configs[name]))
+        if configs[name].backend == "python":
+            shutil.copyfile(SOURCES / source / "1" / "model.py", version / "model.py")
+
+
+def as_text(config: pb.ModelConfig) -> str:
+    """A configuration as a person would write it: one field a line, two spaces of indent."""
+    return text_format.MessageToString(config)
+
+
+def _model(name: str, backend: str, serving: Serving, *, instances: int = 1, gpu: bool = False) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=name, backend=backend, max_batch_size=serving.max_batch_size)
+    kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
+    config.instance_group.add(kind=kind, count=instances)
+    return config
+
+
+def _set(config: pb.ModelConfig, parameters: Mapping[str, object]) -> None:
+    for name, value in parameters.items():
+        config.parameters[name].string_value = str(value)
+
+
+def _entry(names: Names, defaults: GenerationConfig, serving: Serving) -> pb.ModelConfig:
+    config = _model(names.public, "python", serving)
+    config.input.add(name=Tensor.IMAGE, data_type=pb.TYPE_STRING, dims=[1])
+    config.output.add(name=Tensor.CAPTION, data_type=pb.TYPE_STRING, dims=[-1])
+    config.output.add(name=Tensor.SCORE, data_type=pb.TYPE_FP32, dims=[-1])
+    config.output.add(name=Tensor.TOKENS, data_type=pb.TYPE_INT32, dims=[-1, -1])
+    config.output.add(name=Tensor.TOKEN_LOGPROBS, data_type=pb.TYPE_FP32, dims=[-1, -1])
+    config.output.add(name=Tensor.TIMING, data_type=pb.TYPE_FP32, dims=[len(STAGES)])
+    _set(config, asdict(defaults))
+    _set(config, {"max_in_flight": serving.max_in_flight, "max_seconds": serving.max_seconds})
+    return config
+
+
+def _preprocess(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
+    config = _model(names.preprocess, "python", serving, instances=serving.preprocess_instances)
+    config.input.add(name=Tensor.IMAGE, data_type=pb.TYPE_STRING, dims=[1])
+    config.output.add(name=Tensor.PIXELS, data_type=pb.TYPE_UINT8, dims=[shape.image_size, shape.image_size, 3])
+    config.output.add(name=Tensor.PREPROCESS_MS, data_type=pb.TYPE_FP32, dims=[1])
+    _set(config, {"image_size": shape.image_size})
+    return config
+
+
+def _encoder(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
+    config = _model(names.encoder, serving.engine, serving, gpu=serving.gpu)
+    pixels = [shape.image_size, shape.image_size, 3]
+    config.input.add(name=Tensor.PIXELS, data_type=pb.TYPE_UINT8, dims=pixels)
+    config.output.add(name=Tensor.HIDDEN, data_type=pb.TYPE_FP32, dims=[shape.source_length, shape.d_model])
+    policy = config.dynamic_batching.default_queue_policy
+    policy.timeout_action = pb.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = serving.max_seconds * 1_000_000
+    policy.allow_timeout_override = True  # the entry passes on what is left of a request's deadline
+    policy.max_queue_size = serving.max_pending
+    warmup = config.model_warmup.add(name="zeros", batch_size=1)
+    warmup.inputs[Tensor.PIXELS].data_type = pb.TYPE_UINT8
+    warmup.inputs[Tensor.PIXELS].dims.extend(pixels)
+    warmup.inputs[Tensor.PIXELS].zero_data = True
+    if serving.engine == "onnxruntime":
+        # Threads that spin while idle would take the cores from the other stages.
+        _set(config, {"intra_op_thread_count": serving.threads, "session.intra_op.allow_spinning": 0})
+    return config
+
+
+def _beam_search(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
+    config = _model(names.beam_search, "python", serving, gpu=serving.gpu)
+    config.input.add(name=Tensor.HIDDEN, data_type=pb.TYPE_FP32, dims=[shape.source_length, shape.d_model])
+    config.output.add(name=Tensor.CAPTION, data_type=pb.TYPE_STRING, dims=[-1])
+    config.output.add(name=Tensor.SCORE, data_type=pb.TYPE_FP32, dims=[-1])
+    config.output.add(name=Tensor.TOKENS, data_type=pb.TYPE_INT32, dims=[-1, -1])
+    config.output.add(name=Tensor.TOKEN_LOGPROBS, data_type=pb.TYPE_FP32, dims=[-1, -1])
+    config.output.add(name=Tensor.SEARCH_MS, data_type=pb.TYPE_FP32, dims=[2])
+    _set(
+        config,
+        {
+            "engine": serving.engine,
+            "language": shape.language,
+            "threads": serving.threads,
+            "max_captions": serving.max_captions,
+            "max_pending": serving.max_pending,
+            "max_in_flight": serving.max_captions + serving.max_pending,
+            "max_seconds": serving.max_seconds,
+        },
+    )
+    return config

@@ -1,0 +1,49 @@
+"""``image`` BYTES [b, 1] to ``pixels`` UINT8 [b, S, S, 3]."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ..contract import CaptionError, Tensor
+from ..images import load_pixels
+from .triton import Settings, fault, refusal, tensor
+
+
+class PreprocessModel:
+    """Validates, decodes, orients and resizes; one instance is one process, so instances decode in parallel."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Reads the image size of the checkpoint."""
+        settings = Settings(args)
+        self._name, self._size = settings.name, settings.integer("image_size")
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """One response a request; an image that is refused fails only its own request."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        started = time.monotonic()
+        try:
+            images = tensor(request, Tensor.IMAGE).reshape(-1)
+            pixels = np.stack([self._load(image, index, len(images)) for index, image in enumerate(images)])
+        except CaptionError as error:
+            return refusal(error)
+        except Exception:
+            return refusal(fault(self._name))
+        elapsed = np.full((len(images), 1), (time.monotonic() - started) * 1e3, np.float32)
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(Tensor.PIXELS, pixels), pb_utils.Tensor(Tensor.PREPROCESS_MS, elapsed)]
+        )
+
+    def _load(self, image: bytes, index: int, count: int) -> np.ndarray:
+        try:
+            return load_pixels(image, self._size)
+        except CaptionError as error:
+            if count == 1:
+                raise
+            raise CaptionError(error.code, f"image {index + 1} of {count}: {error.message}") from error

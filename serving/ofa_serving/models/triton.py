@@ -1,0 +1,91 @@
+"""What the Python models share: reading their configuration, and answering with errors in the contract's words."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ..contract import CaptionError, Code
+
+_STATUS = {
+    Code.DEADLINE_EXCEEDED: "UNAVAILABLE",
+    Code.OVERLOADED: "UNAVAILABLE",
+    Code.INTERNAL: "INTERNAL",
+}
+"""Triton's status of a code, 503 or 500; every other code is the client's fault: 400, INVALID_ARGUMENT.
+
+By name: Triton fills in ``pb_utils`` only after it has imported the model.
+"""
+
+
+class Settings:
+    """A model's ``config.pbtxt``: its ``parameters`` as text and numbers, and its name."""
+
+    def __init__(self, args: Mapping[str, str]) -> None:
+        self.config = json.loads(args["model_config"])
+        self.name = args["model_name"]
+        self.folder = f"{args['model_repository']}/{args['model_version']}"
+
+    def text(self, key: str) -> str:
+        """A parameter, which the configuration must have."""
+        return self.config["parameters"][key]["string_value"]
+
+    def integer(self, key: str) -> int:
+        """A parameter that is a whole number."""
+        return int(self.text(key))
+
+
+def tensor(request: Any, name: str) -> np.ndarray:
+    """An input of a request; it lies in shared memory as long as the request lives."""
+    return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+
+
+def request_parameters(request: Any) -> dict[str, Any]:
+    """What the client set beside the tensors."""
+    return json.loads(request.parameters() or "{}")
+
+
+def deadline(request: Any, most: float) -> float:
+    """When the request must be answered, on the monotonic clock: its own timeout, ``most`` seconds at the latest."""
+    asked = request.timeout() / 1e6
+    return time.monotonic() + (min(asked, most) if asked > 0 else most)
+
+
+def refusal(error: CaptionError) -> Any:
+    """The response that tells a client of an error."""
+    status = getattr(pb_utils.TritonError, _STATUS.get(error.code, "INVALID_ARG"))
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), status))
+
+
+def send(sender: Any, response: Any) -> None:
+    """Answers a request, for the only time."""
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def fault(where: str) -> CaptionError:
+    """Logs the exception being handled under a new id; the client is told the id alone."""
+    number = uuid.uuid4().hex[:12]
+    pb_utils.Logger.log_error(f"{where}: error {number}\n{traceback.format_exc()}")
+    return CaptionError(Code.INTERNAL, f"the request failed inside the server (error {number})")
+
+
+def raise_refusal(message: str, stage: str) -> NoReturn:
+    """Raises what a stage, or Triton for it, answered: the contract's codes as they are, the rest in its words.
+
+    A response to a BLS call keeps an error's text alone.
+    """
+    for code in Code:
+        if message.startswith(f"{code}: "):
+            raise CaptionError(code, message.removeprefix(f"{code}: "))
+    if "maximum queue size" in message:
+        raise CaptionError(Code.OVERLOADED, "too many images are waiting; try again later")
+    if "timeout expired" in message:
+        raise CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")
+    raise RuntimeError(f"{stage} failed: {message}")

@@ -1,0 +1,231 @@
+"""In-flight batching: captions join a running beam search at any step, and leave it the moment they are done."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .beam_search import BeamSearch, Hypothesis, SpecialTokens
+from .contract import CaptionError, Code
+from .engines.base import DecoderBatch, DecoderEngine
+from .generation import GenerationConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished search: its hypotheses, best first, and how long it waited and ran, in milliseconds."""
+
+    hypotheses: list[Hypothesis]
+    queue_ms: float
+    search_ms: float
+
+
+@dataclass
+class Job:
+    """One caption to search for.
+
+    Attributes:
+        hidden: the encoder's states FP32 [N, d].
+        settings: of its search.
+        deadline: on the monotonic clock, in seconds.
+        done: called once, from the scheduler's thread, with the result or the refusal. It must not block.
+    """
+
+    hidden: np.ndarray
+    settings: GenerationConfig
+    deadline: float
+    done: Callable[[SearchResult | CaptionError], None]
+    arrived: float = field(default_factory=time.monotonic)
+    started: float = 0.0
+    search: BeamSearch | None = None
+
+    def answer(self, result: SearchResult | CaptionError) -> None:
+        """Calls ``done``; a fault in it must not take the other captions down."""
+        try:
+            self.done(result)
+        except Exception:
+            log.exception("an answer could not be delivered")
+
+
+class Scheduler:
+    """Runs one decoder engine for many captions at a time, in a thread of its own.
+
+    Captions of one beam size are stepped together, each at its own position; beam sizes take turns.
+    """
+
+    def __init__(self, engine: DecoderEngine, special: SpecialTokens, *, max_captions: int, max_pending: int) -> None:
+        """Starts the thread.
+
+        Args:
+            engine: decodes.
+            special: the vocabulary's special tokens.
+            max_captions: captions that are searched at the same time.
+            max_pending: captions that may wait; one more is refused with OVERLOADED.
+        """
+        self._engine, self._special = engine, special
+        self._max_captions, self._max_pending = max_captions, max_pending
+        self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._pending: deque[Job] = deque()
+        self._groups: dict[int, _Group] = {}
+        self._admission = threading.Lock()
+        self._waiting = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="beam-search", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Captions that were submitted and have not joined a search yet."""
+        return self._waiting
+
+    @property
+    def searching(self) -> int:
+        """Captions being searched."""
+        return sum(len(group.jobs) for group in self._groups.values())
+
+    def submit(self, jobs: list[Job]) -> None:
+        """Takes the captions of one request, all or none.
+
+        Raises:
+            CaptionError: OVERLOADED.
+        """
+        with self._admission:
+            if self._closed or self._waiting + len(jobs) > self._max_pending:
+                raise CaptionError(Code.OVERLOADED, "too many captions are waiting; try again later")
+            self._waiting += len(jobs)
+        for job in jobs:
+            self._arrivals.put(job)
+
+    def close(self) -> None:
+        """Finishes what was submitted, then ends the thread."""
+        with self._admission:
+            self._closed = True
+        self._arrivals.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._receive():
+            self._join()
+            for group in self._groups.values():
+                self._guarded(group, [], group.step)
+
+    def _receive(self) -> bool:
+        """Moves arrivals to the pending ones, sleeping while there is nothing to do; false when all is done."""
+        while True:
+            idle = not self._pending and not self.searching
+            if idle and self._closed and self._arrivals.empty():
+                return False
+            try:
+                job = self._arrivals.get(block=idle)
+            except queue.Empty:
+                return True
+            if job is not None:
+                self._pending.append(job)
+
+    def _join(self) -> None:
+        """Lets pending captions join, oldest first, as far as there is room."""
+        room, now = self._max_captions - self.searching, time.monotonic()
+        joining: dict[int, list[Job]] = {}
+        while self._pending and room > 0:
+            job = self._pending.popleft()
+            self._leave_queue()
+            if now >= job.deadline:
+                job.answer(_late())
+                continue
+            job.started = now
+            joining.setdefault(job.settings.beam_size, []).append(job)
+            room -= 1
+        for beam_size, jobs in joining.items():
+            group = self._group(beam_size)
+            self._guarded(group, jobs, lambda group=group, jobs=jobs: group.join(jobs, self._special))
+
+    def _group(self, beam_size: int) -> _Group:
+        """The batch of a beam size. Empty ones of other sizes are dropped, and their caches with them."""
+        if beam_size not in self._groups:
+            self._groups = {size: group for size, group in self._groups.items() if group.jobs}
+            self._groups[beam_size] = _Group(self._engine.open(beam_size))
+        return self._groups[beam_size]
+
+    def _guarded(self, group: _Group, joining: list[Job], action: Callable[[], None]) -> None:
+        """Runs an action of a group; a fault ends its captions with INTERNAL, and the scheduler lives on."""
+        try:
+            action()
+        except Exception:
+            log.exception("a batch of the beam search failed")
+            error = CaptionError(Code.INTERNAL, "the beam search failed")
+            for job in {id(job): job for job in (*group.jobs, *joining)}.values():
+                job.answer(error)
+            group.jobs.clear()
+
+    def _leave_queue(self) -> None:
+        with self._admission:
+            self._waiting -= 1
+
+
+class _Group:
+    """The captions of one beam size that are searched together, in the order of the engine's batch."""
+
+    def __init__(self, batch: DecoderBatch) -> None:
+        self.jobs: list[Job] = []
+        self._batch = batch
+
+    def join(self, jobs: list[Job], special: SpecialTokens) -> None:
+        """Adds captions, which start at position 0 whatever the others are at."""
+        self._batch.join(np.stack([job.hidden for job in jobs]))
+        for job in jobs:
+            job.search = BeamSearch(job.settings, special)
+        self.jobs += jobs
+
+    def step(self) -> None:
+        """Takes every caption one token further and lets go of those that are done or late."""
+        if not self.jobs:
+            return
+        searches = [job.search for job in self.jobs]
+        reach = max(search.step for search in searches) + 1
+        ancestors = np.stack([_columns(search.ancestors, reach) for search in searches])
+        candidates = self._batch.step(
+            np.stack([search.tokens for search in searches]),
+            np.array([search.step for search in searches]),
+            ancestors,
+            np.array([search.settings.temperature for search in searches], np.float32),
+            max(search.candidates for search in searches),
+        )
+        ended = [search.advance(candidates.of(index)) for index, search in enumerate(searches)]
+        now = time.monotonic()
+        leaving = [index for index, job in enumerate(self.jobs) if ended[index] or now >= job.deadline]
+        if leaving:
+            left = [(self.jobs[index], ended[index]) for index in leaving]
+            self._remove(leaving)
+            for job, complete in left:
+                job.answer(_result(job, now) if complete else _late())
+
+    def _remove(self, leaving: list[int]) -> None:
+        """Fills each gap with a caption from the end, so that few caches move."""
+        gone, size = set(leaving), len(self.jobs) - len(leaving)
+        tail = [index for index in range(size, len(self.jobs)) if index not in gone]
+        keep = [index if index not in gone else tail.pop() for index in range(size)]
+        self._batch.keep(keep)
+        self.jobs = [self.jobs[index] for index in keep]
+
+
+def _columns(ancestors: np.ndarray, reach: int) -> np.ndarray:
+    """The first ``reach`` columns, padded with -1 for a caption whose own limit is nearer."""
+    missing = reach - ancestors.shape[1]
+    return ancestors[:, :reach] if missing <= 0 else np.pad(ancestors, ((0, 0), (0, missing)), constant_values=-1)
+
+
+def _result(job: Job, now: float) -> SearchResult:
+    return SearchResult(job.search.hypotheses, (job.started - job.arrived) * 1e3, (now - job.started) * 1e3)
+
+
+def _late() -> CaptionError:
+    return CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")
