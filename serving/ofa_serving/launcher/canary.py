@@ -1,0 +1,78 @@
+"""The known image: a caption that only a server in order gives.
+
+A server says it is ready as soon as its models have loaded, and goes on saying so when they have died or answer with
+zeros. So it is asked for what a user asks for, through the public model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from ofa_serving.contract import Tensor
+from ofa_serving.launcher.errors import LaunchError
+
+
+@dataclass(frozen=True)
+class Canary:
+    """An image, the request parameters it is sent with, and the captions that must come back, best first."""
+
+    model: str
+    image: bytes
+    parameters: Mapping[str, Any]
+    captions: tuple[str, ...]
+
+    @classmethod
+    def load(cls, folder: Path, model: str) -> Self:
+        """Read ``image`` and ``canary.json`` (``captions``, and perhaps ``parameters``) from ``folder``.
+
+        Raises:
+            LaunchError: one of them is missing or damaged.
+
+        """
+        try:
+            expected = json.loads((folder / "canary.json").read_text(encoding="utf-8"))
+            image = (folder / "image").read_bytes()
+            return cls(model, image, expected.get("parameters", {}), tuple(expected["captions"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LaunchError(f"{model} has no known image to be tried with: build it again") from error
+
+    def check(self, url: str, timeout: float) -> None:
+        """Ask the server at ``url`` (host:port of gRPC) for the image's captions.
+
+        Raises:
+            LaunchError: they differ, or none came within ``timeout`` seconds.
+
+        """
+        image = triton.InferInput(Tensor.IMAGE, [1, 1], "BYTES")
+        image.set_data_from_numpy(np.array([[self.image]], dtype=np.object_))
+        try:
+            with triton.InferenceServerClient(url) as client:
+                answer = client.infer(
+                    self.model,
+                    [image],
+                    outputs=[triton.InferRequestedOutput(Tensor.CAPTION)],
+                    parameters=dict(self.parameters),
+                    client_timeout=timeout,
+                )
+        except InferenceServerException as error:
+            raise LaunchError(f"{self.model} could not caption its known image: {_one_line(error)}") from error
+        captions = tuple(caption.decode(errors="replace") for caption in answer.as_numpy(Tensor.CAPTION).flat)
+        if captions != self.captions:
+            got, known = _quoted(captions), _quoted(self.captions)
+            raise LaunchError(f"{self.model} captions its known image {got}, not {known}")
+
+
+def _one_line(error: InferenceServerException) -> str:
+    return " ".join(str(error.message()).split())
+
+
+def _quoted(captions: tuple[str, ...]) -> str:
+    return ", ".join(f"'{caption}'" for caption in captions) or "with nothing"

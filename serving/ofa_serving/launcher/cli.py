@@ -1,0 +1,33 @@
+"""``ofa-serve``: the launch as a command."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Sequence
+
+from ofa_serving.launcher.errors import LaunchError
+from ofa_serving.launcher.settings import parse_settings
+
+logger = logging.getLogger("ofa-serve")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted.
+
+    Returns:
+        the exit code: 0 after a clean stop, 1 with one line of log that says why it failed.
+
+    """
+    settings = parse_settings(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        # Imported late: what it needs comes with the server, and its absence deserves a sentence.
+        importlib.import_module("ofa_serving.launcher.serve").serve(settings)
+    except ModuleNotFoundError as error:
+        logger.error("the package %s is not installed: pip install 'ofa-triton[serving,embedded]'", error.name)
+        return 1
+    except LaunchError as error:
+        logger.error("%s", error)
+        return 1
+    return 0

@@ -1,0 +1,103 @@
+"""The launcher's flags. Each has an environment variable as well, and a flag wins."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ofa_serving.contract import DEFAULT_NAME
+
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The three listeners' ports; 0 asks for any free one."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to serve, and where.
+
+    Attributes:
+        names: the checkpoints, each a folder of ``artifacts``.
+        artifacts: where the builder put them.
+        host: the address to listen on.
+        ports: of the three listeners.
+        run_folder: where the server's files are laid out; kept between runs.
+        start_timeout: seconds until every model must have loaded and every known image have its caption.
+        stop_timeout: seconds that requests in flight are given to finish after a signal.
+
+    """
+
+    names: tuple[str, ...]
+    artifacts: Path
+    host: str
+    ports: Ports
+    run_folder: Path
+    start_timeout: int
+    stop_timeout: int
+
+    @property
+    def reachable_host(self) -> str:
+        """The address this machine's own clients use: loopback if the server listens everywhere."""
+        host = _ANY_ADDRESS.get(self.host, self.host)
+        return f"[{host}]" if ":" in host else host
+
+
+def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the command line, and the environment for what it leaves out; exits 2 on a wrong one, as argparse does."""
+    parser = argparse.ArgumentParser(prog="ofa-serve", description="Serve built checkpoints on the embedded Triton.")
+
+    def option(flag: str, parse: Callable[[str], Any], default: str, what: str) -> None:
+        variable = "OFA_" + flag.upper().replace("-", "_")
+        default = environ.get(variable) or default
+        parser.add_argument(f"--{flag}", type=parse, default=default, help=f"{what} (default {default}; {variable})")
+
+    names = tuple((environ.get("OFA_NAMES") or DEFAULT_NAME).split())
+    parser.add_argument("names", nargs="*", default=names, metavar="NAME", help=f"default {' '.join(names)}; OFA_NAMES")
+    option("artifacts", Path, "artifacts", "folder of the built checkpoints")
+    option("host", str, "127.0.0.1", "address to listen on; 0.0.0.0 for every one")
+    option("http-port", _port, "8000", "0 for any free port")
+    option("grpc-port", _port, "8001", "0 for any free port")
+    option("metrics-port", _port, "8002", "0 for any free port")
+    option("run-folder", Path, str(_cache_folder(environ)), "where the server's files are laid out")
+    option("start-timeout", _seconds, "600", "seconds until it must be ready")
+    option("stop-timeout", _seconds, "30", "seconds for requests in flight to finish after a signal")
+    flags = parser.parse_args(arguments)
+    return Settings(
+        names=tuple(dict.fromkeys(flags.names)),
+        artifacts=flags.artifacts.absolute(),
+        host=flags.host,
+        ports=Ports(flags.http_port, flags.grpc_port, flags.metrics_port),
+        run_folder=flags.run_folder.absolute(),
+        start_timeout=flags.start_timeout,
+        stop_timeout=flags.stop_timeout,
+    )
+
+
+def _cache_folder(environ: Mapping[str, str]) -> Path:
+    cache = environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path("~/.cache").expanduser()) / "ofa-serve"
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port (0 to 65535)")
+    return port
+
+
+def _seconds(text: str) -> int:
+    seconds = int(text)
+    if seconds < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 1 up")
+    return seconds

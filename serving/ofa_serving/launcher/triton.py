@@ -1,0 +1,128 @@
+"""One run of ``tritonserver``: its command line, its log, its end."""
+
+from __future__ import annotations
+
+import collections
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from ofa_serving.launcher import tether
+from ofa_serving.launcher.embedded import Installation
+from ofa_serving.launcher.settings import Ports
+
+_LAST_LINES = 500
+_ENDING_SECONDS = 1
+_RESTRICTED = "shared-memory,model-repository,trace,logging"
+
+
+def triton_command(
+    installation: Installation,
+    repositories: Sequence[Path],
+    *,
+    host: str,
+    ports: Ports,
+    region_prefix: str,
+    exit_timeout: int,
+    gpu: bool,
+) -> list[str]:
+    """Return the command line of a server that serves ``repositories`` and nothing else.
+
+    The interfaces that change the server or read its memory ask for a key that nobody is told; they cannot be switched
+    off. Configurations are complete, so nothing is completed from the models: that would start each of them twice.
+    """
+    key = secrets.token_hex(16)
+    flags = {
+        "backend-directory": installation.backends,
+        "backend-config": f"python,shm-region-prefix-name={region_prefix}",
+        "model-control-mode": "none",
+        "exit-on-error": "true",
+        "strict-readiness": "true",
+        "exit-timeout-secs": exit_timeout,
+        "http-address": host,
+        "http-port": ports.http,
+        "grpc-address": host,
+        "grpc-port": ports.grpc,
+        "metrics-address": host,
+        "metrics-port": ports.metrics,
+        "http-restricted-api": f"{_RESTRICTED}:ofa-admin-key={key}",
+        "grpc-restricted-protocol": f"{_RESTRICTED}:ofa-admin-key={key}",
+        "allow-sagemaker": "false",
+        "allow-vertex-ai": "false",
+        "log-format": "ISO8601",
+    }
+    if not gpu:
+        flags |= {"allow-gpu-metrics": "false", "pinned-memory-pool-byte-size": 0}
+    return [
+        str(installation.binary),
+        "--disable-auto-complete-config",
+        *(f"--model-repository={repository}" for repository in repositories),
+        *(f"--{name}={value}" for name, value in flags.items()),
+    ]
+
+
+class TritonProcess:
+    """A running ``tritonserver``, in a session of its own: a terminal's Ctrl-C reaches the launcher alone.
+
+    Its log goes to this process's standard error as it comes, and its last lines are kept.
+    """
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+        tethered = [sys.executable, tether.__file__, str(os.getpid()), *command]
+        self._process = subprocess.Popen(
+            tethered,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._log: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
+        self._relay = threading.Thread(target=self._relay_log, name="triton-log", daemon=True)
+        self._relay.start()
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The server's exit code, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def last_lines(self) -> list[str]:
+        """Return the end of its log, complete once the server has ended."""
+        if self.exit_code is not None:
+            self._relay.join(timeout=_ENDING_SECONDS)
+        return list(self._log)
+
+    def terminate(self) -> None:
+        """Ask it to finish the requests in flight and end."""
+        self._process.terminate()
+
+    def wait(self, seconds: float) -> int | None:
+        """Return its exit code, or None if it still runs after ``seconds``."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """End it now, and every process of its models."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # all have ended
+            return
+        self._process.wait()
+
+    def _relay_log(self) -> None:
+        for line in self._process.stdout:
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+            self._log.append(line.decode(errors="replace").rstrip("\n"))

@@ -1,0 +1,320 @@
+"""``ofa-serve`` from its checks to its stop, on a repository of tiny models."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serving_process import ServerProcess
+from small_repository import IMAGE, NAME, build_small_artifact, caption_of, sign
+from tritonclient import grpc
+from tritonclient.utils import InferenceServerException
+
+pytestmark = pytest.mark.server
+
+SLOW_START = "import time\ntime.sleep(60)\n"
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    build_small_artifact(tmp_path / "artifacts")
+    return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def launcher(artifacts, tmp_path):
+    """A launcher that is not started; whatever the test leaves of it is stopped."""
+    process = ServerProcess(artifacts, [NAME], tmp_path)
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A running server of two checkpoints, for the tests that leave it as it is."""
+    work = tmp_path_factory.mktemp("launcher")
+    for name in (NAME, "mini_caption"):
+        build_small_artifact(work / "artifacts", name)
+    with ServerProcess(work / "artifacts", [NAME, "mini_caption"], work) as running:
+        yield running
+
+
+def caption(server, image=IMAGE, model=NAME, **parameters):
+    tensor = grpc.InferInput("image", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
+    with grpc.InferenceServerClient(server.grpc_url) as client:
+        return client.infer(model, [tensor], parameters=parameters).as_numpy("caption")[0, 0].decode()
+
+
+def regions(launcher):
+    return [path.name for path in Path("/dev/shm").glob(f"ofa-serve-{launcher.pid}-*")]
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def failure(launcher):
+    """Start a launcher that cannot succeed; the one line it ends with."""
+    launcher.start()
+    assert not launcher.wait_until_ready()
+    assert launcher.wait() == 1
+    assert "Traceback" not in launcher.log()
+    assert regions(launcher) == []
+    _, separator, reason = launcher.last_line().partition("ERROR ofa-serve: ")
+    assert separator
+    return reason
+
+
+# Serving
+
+
+@pytest.mark.parametrize("model", [NAME, "mini_caption"])
+def test_checkpoints_are_served_side_by_side(server, model):
+    assert caption(server, b"another image", model) == caption_of(b"another image")
+
+
+def test_it_listens_on_loopback_alone(server):
+    for url in (server.http_url, server.grpc_url, server.metrics_url):
+        port = int(url.removeprefix("http://").partition("/")[0].rpartition(":")[2])
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
+        listening = [line.split()[1] for line in lines if line.split()[3] == "0A"]
+        addresses = [address for address in listening if address.endswith(f":{port:04X}")]
+        assert addresses
+        assert all(address.partition(":")[0].endswith("0100007F") for address in addresses)  # IPv6 wraps it
+
+
+def test_metrics_are_served(server):
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        assert f'model="{NAME}"' in answer.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("systemsharedmemory/status", None),
+        ("systemsharedmemory/region/x/register", b'{"key": "/x", "offset": 0, "byte_size": 1}'),
+        ("cudasharedmemory/status", None),
+        ("repository/index", b"{}"),
+        ("repository/models/tiny_caption/unload", b"{}"),
+        ("trace/setting", None),
+        ("logging", None),
+    ],
+)
+def test_what_could_change_the_server_is_refused_over_http(server, path, body):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{server.http_url}/v2/{path}", body)
+    assert refused.value.code == 403
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.get_system_shared_memory_status(),
+        lambda client: client.register_system_shared_memory("x", "/x", 1),
+        lambda client: client.get_model_repository_index(),
+        lambda client: client.unload_model(NAME),
+        lambda client: client.get_trace_settings(),
+        lambda client: client.get_log_settings(),
+    ],
+)
+def test_what_could_change_the_server_is_refused_over_grpc(server, call):
+    with grpc.InferenceServerClient(server.grpc_url) as client, pytest.raises(InferenceServerException) as refused:
+        call(client)
+    assert "restricted" in refused.value.message()
+
+
+def test_a_refusal_of_a_model_is_the_clients_error(server):
+    with pytest.raises(InferenceServerException) as refused:
+        caption(server, b"")
+    assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert "EMPTY_IMAGE: no bytes" in refused.value.message()
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_request_in_flight_finish(launcher, number):
+    with launcher, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(caption, launcher, sleep="2")
+        time.sleep(0.5)
+        launcher.send_signal(number)
+        assert answer.result() == caption_of(IMAGE)
+        assert launcher.wait() == 0
+    assert regions(launcher) == []
+
+
+def test_a_second_signal_does_not_wait(launcher):
+    with launcher, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(caption, launcher, sleep="20")
+        time.sleep(0.5)
+        began = time.monotonic()
+        launcher.send_signal(signal.SIGINT)
+        wait_until(lambda: "stopping" in launcher.log())
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait() == 1
+        assert time.monotonic() - began < 10
+        assert "second signal" in launcher.last_line()
+        with pytest.raises(InferenceServerException):
+            answer.result()
+    assert regions(launcher) == []
+
+
+def test_a_signal_while_models_load_stops_it(launcher, artifacts):
+    slow = artifacts / NAME / "model_repository/tiny_search/1/model.py"
+    slow.write_text("import time\ntime.sleep(3)\n" + slow.read_text())
+    launcher.start()
+    wait_until(lambda: "loading: tiny_search" in launcher.log())
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait() == 0
+    assert regions(launcher) == []
+
+
+def test_a_killed_server_ends_the_launcher_in_one_line(launcher):
+    with launcher:
+        os.kill(launcher.server_pid, signal.SIGKILL)
+        assert launcher.wait() == 1
+    assert launcher.last_line().endswith("ERROR ofa-serve: the server was killed, perhaps for want of memory")
+    assert regions(launcher) == []
+
+
+def test_a_killed_launcher_takes_its_server_along(launcher):
+    with launcher:
+        server_pid = launcher.server_pid
+        launcher.send_signal(signal.SIGKILL)
+        launcher.wait()
+        wait_until(lambda: not is_running(server_pid))
+
+
+def test_the_next_start_sweeps_what_killed_processes_left(launcher, artifacts, tmp_path):
+    with launcher:
+        for pid in (launcher.pid, launcher.server_pid):
+            os.kill(pid, signal.SIGKILL)
+        launcher.wait()
+    assert len(regions(launcher)) > 1
+    (tmp_path / "next").mkdir()
+    with ServerProcess(artifacts, [NAME], tmp_path / "next") as following:
+        assert regions(launcher) == []
+        assert caption(following) == caption_of(IMAGE)
+
+
+# Not starting
+
+
+def test_a_taken_port_is_named(artifacts, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        reason = failure(ServerProcess(artifacts, [NAME], tmp_path, [f"--grpc-port={port}"]))
+    assert reason == f"port {port} for grpc is taken; free it, or choose another with --grpc-port"
+
+
+def test_a_name_that_was_never_built_is_told_so(artifacts, tmp_path):
+    reason = failure(ServerProcess(artifacts, ["other_caption"], tmp_path))
+    assert reason.endswith("other_caption: build the checkpoint first")
+
+
+def test_a_damaged_engine_is_named(launcher, artifacts):
+    engine = artifacts / NAME / "model_repository/tiny_encoder/1/model.onnx"
+    content = bytearray(engine.read_bytes())
+    content[-1] ^= 1
+    engine.write_bytes(content)
+    assert "tiny_encoder/1/model.onnx of tiny_caption is damaged (its hash differs)" in failure(launcher)
+
+
+def test_a_missing_engine_is_named(launcher, artifacts):
+    (artifacts / NAME / "model_repository/tiny_encoder/1/model.onnx").unlink()
+    assert "lacks model_repository/tiny_encoder/1/model.onnx" in failure(launcher)
+
+
+def test_an_engine_that_was_built_wrong_is_named(launcher, artifacts):
+    (artifacts / NAME / "model_repository/tiny_encoder/1/model.onnx").write_bytes(b"not a graph")
+    sign(artifacts / NAME)
+    assert failure(launcher) == "model 'tiny_encoder' has a damaged engine: build it again"
+
+
+def test_a_configuration_that_does_not_fit_its_engine_is_named(launcher, artifacts):
+    config = artifacts / NAME / "model_repository/tiny_encoder/config.pbtxt"
+    config.write_text(config.read_text().replace("TYPE_FP32", "TYPE_FP64"))
+    assert "'tiny_encoder' did not load: ValueError: output 'hidden' is TYPE_FP64" in failure(launcher)
+
+
+def test_a_configuration_that_cannot_be_read_is_named(launcher, artifacts):
+    (artifacts / NAME / "model_repository/tiny_search/config.pbtxt").write_text("backend: {")
+    assert failure(launcher) == "the configuration of tiny_search cannot be read: build it again"
+
+
+def test_an_unknown_backend_is_named(launcher, artifacts):
+    config = artifacts / NAME / "model_repository/tiny_encoder/config.pbtxt"
+    config.write_text(config.read_text().replace('"onnxruntime"', '"dali"'))
+    assert failure(launcher) == "model tiny_encoder asks for the backend 'dali', which this server lacks"
+
+
+def test_a_model_without_its_file_is_named(launcher, artifacts):
+    (artifacts / NAME / "model_repository/tiny_search/1/model.py").unlink()
+    assert failure(launcher) == "model tiny_search lacks its model.py: build it again"
+
+
+def test_a_server_that_captions_the_known_image_otherwise_is_never_ready(launcher, artifacts):
+    (artifacts / NAME / "canary/canary.json").write_text(json.dumps({"captions": ["a dog"]}))
+    assert failure(launcher) == f"tiny_caption captions its known image '{caption_of(IMAGE)}', not 'a dog'"
+
+
+def test_a_server_that_refuses_the_known_image_is_never_ready(launcher, artifacts):
+    (artifacts / NAME / "canary/image").write_bytes(b"")
+    assert "could not caption its known image: in ensemble 'tiny_caption', EMPTY_IMAGE" in failure(launcher)
+
+
+def test_a_missing_known_image_is_told(launcher, artifacts):
+    (artifacts / NAME / "canary/image").unlink()
+    assert failure(launcher) == "tiny_caption has no known image to be tried with: build it again"
+
+
+def test_a_model_that_never_loads_ends_the_start_in_time(artifacts, tmp_path):
+    slow = artifacts / NAME / "model_repository/tiny_search/1/model.py"
+    slow.write_text(SLOW_START + slow.read_text())
+    began = time.monotonic()
+    reason = failure(ServerProcess(artifacts, [NAME], tmp_path, ["--start-timeout=3"]))
+    assert reason == "the server was not ready after 3 s (--start-timeout)"
+    assert time.monotonic() - began < 20
+
+
+def test_too_little_shared_memory_is_told_before_the_start(launcher, artifacts):
+    config = artifacts / NAME / "model_repository/tiny_search/config.pbtxt"
+    config.write_text(
+        config.read_text() + 'parameters { key: "max_in_flight" value { string_value: "1000000000000" } }'
+    )
+    assert "MiB free and the models need" in failure(launcher)
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(artifacts, tmp_path):
+    reason = failure(ServerProcess(artifacts, [NAME], tmp_path, ["--run-folder=/proc/ofa"]))
+    assert reason.startswith("cannot write /proc/ofa (")
+    assert reason.endswith("choose another place with --run-folder")
+
+
+def test_a_model_of_two_checkpoints_is_named(artifacts, tmp_path):
+    build_small_artifact(artifacts, "mini_caption")
+    twin = artifacts / "mini_caption/model_repository/mini_search"
+    with contextlib.suppress(FileNotFoundError):
+        twin.rename(twin.with_name("tiny_search"))
+    reason = failure(ServerProcess(artifacts, [NAME, "mini_caption"], tmp_path))
+    assert reason == "tiny_caption and mini_caption both have a model 'tiny_search'"

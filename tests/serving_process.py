@@ -1,0 +1,98 @@
+"""Starts ``ofa-serve`` for a test, on free ports, and stops it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+_READY = re.compile(r"^ready (\S+) (http://\S+) grpc://(\S+) (http://\S+)$")
+
+_SHOWN = 4000
+
+
+class ServerProcess:
+    """A launcher and its server, from entering the context until leaving it.
+
+    Args:
+        artifacts: the folder with the built checkpoints.
+        names: those to serve.
+        work: where the log and the run folder go.
+        flags: more of the launcher's flags; later ones win.
+
+    """
+
+    def __init__(self, artifacts: Path, names: Sequence[str], work: Path, flags: Sequence[str] = ()) -> None:
+        free = [f"--{listener}-port=0" for listener in ("http", "grpc", "metrics")]
+        folders = [f"--artifacts={artifacts}", f"--run-folder={work / 'run'}"]
+        self._command = [sys.executable, "-m", "ofa_serving.launcher", *names, *folders, *free, *flags]
+        self.log_path = work / "server.log"
+        self.http_url = self.grpc_url = self.metrics_url = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        if not self.wait_until_ready():
+            raise AssertionError(f"the server did not start:\n{self.log()[-_SHOWN:]}")
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The launcher's process id."""
+        return self._process.pid
+
+    @property
+    def server_pid(self) -> int:
+        """The process id of ``tritonserver``."""
+        return int(re.findall(r"started tritonserver, process (\d+)", self.log())[-1])
+
+    def start(self) -> None:
+        """Start the launcher, and return at once."""
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+            )
+
+    def wait_until_ready(self, seconds: float = 120) -> bool:
+        """Read the launcher's line; False if it ended without one, or wrote none in time and was killed."""
+        watchdog = threading.Timer(seconds, self._process.kill)
+        watchdog.start()
+        line = self._process.stdout.readline()
+        watchdog.cancel()
+        if found := _READY.match(line):
+            _, self.http_url, self.grpc_url, self.metrics_url = found.groups()
+        return bool(found)
+
+    def log(self) -> str:
+        """Everything the launcher and the server have logged so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def last_line(self) -> str:
+        """The last line of the log: the reason, if it failed."""
+        return self.log().rstrip().rpartition("\n")[2]
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send the launcher a signal."""
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = 60) -> int:
+        """Wait until the launcher has ended; its exit code."""
+        return self._process.wait(seconds)
+
+    def stop(self) -> int:
+        """Stop it as a user would; its exit code."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
+        finally:
+            self._process.stdout.close()
