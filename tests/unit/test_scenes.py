@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from ofa_build.scenes.art import Art
 from ofa_build.scenes.objects import OBJECTS
 from ofa_build.scenes.render import IGNORED, cell_classes, render
 from ofa_build.scenes.sampler import SceneSampler
@@ -31,11 +32,11 @@ def draws(split: Split) -> list[Scene]:
 
 
 @pytest.fixture(scope="module")
-def art() -> dict[str, np.ndarray]:
+def art() -> Art:
     """One style in which every object is an opaque red square."""
     glyphs = np.zeros((len(OBJECTS), 160, 160, 4), dtype=np.uint8)
     glyphs[..., 0] = glyphs[..., 3] = 255
-    return {"flat": glyphs}
+    return Art({"flat": glyphs})
 
 
 @pytest.fixture(scope="module")

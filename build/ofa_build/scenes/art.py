@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -83,6 +83,24 @@ def load_style(style: str, cache: Path = CACHE) -> np.ndarray:
     return np.load(stored)
 
 
-def load_art(styles: Iterable[str], cache: Path = CACHE) -> dict[str, np.ndarray]:
-    """Load several styles, by style."""
-    return {style: load_style(style, cache) for style in styles}
+class Art:
+    """The drawings of several styles, each kept at the scales that were asked for."""
+
+    def __init__(self, glyphs: Mapping[str, np.ndarray]) -> None:
+        """``glyphs`` holds uint8 [objects, S, S, 4] by style."""
+        self._glyphs = glyphs
+        self._reduced: dict[tuple[str, int, int], Image.Image] = {}
+
+    @classmethod
+    def load(cls, styles: Iterable[str], cache: Path = CACHE) -> Art:
+        """Read, or on first use fetch, these styles."""
+        return cls({style: load_style(style, cache) for style in styles})
+
+    def glyph(self, style: str, index: int, least: float) -> Image.Image:
+        """Give a drawing of at least ``least`` pixels a side where it has them; premultiplied, mode ``RGBa``."""
+        pixels = self._glyphs[style][index]
+        factor = max(1, int(len(pixels) / least))
+        key = style, index, factor
+        if key not in self._reduced:
+            self._reduced[key] = Image.fromarray(pixels).convert("RGBa").reduce(factor)
+        return self._reduced[key]

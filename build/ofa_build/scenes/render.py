@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
+from ofa_build.scenes.art import Art
 from ofa_build.scenes.backgrounds import draw_background
-from ofa_build.scenes.scene import Placement, Scene
+from ofa_build.scenes.scene import Collage, Placement, Scene
 
 SPARE = 1.4
 """How many times the final size a drawing keeps while it is turned: less is faster and less sharp."""
@@ -25,10 +25,9 @@ def _lightness_table(percent: int) -> list[int]:
     return [min(255, value * percent // 100) for value in range(256)] * 3 + list(range(256))
 
 
-def _draw_object(place: Placement, glyph: np.ndarray, width: int, height: int, aspect: float) -> Image.Image:
+def _draw_object(place: Placement, art: Art, width: int, height: int, aspect: float) -> Image.Image:
     """Turn and scale the object (RGBA) for a canvas whose content has ``aspect``."""
-    image = Image.fromarray(glyph).convert("RGBa")  # premultiplied, as turning and scaling need it
-    image = image.reduce(max(1, int(len(glyph) / (SPARE * place.size * max(width, height)))))
+    image = art.glyph(place.style, place.object_index, SPARE * place.size * max(width, height))
     if place.mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     side = image.width
@@ -39,9 +38,7 @@ def _draw_object(place: Placement, glyph: np.ndarray, width: int, height: int, a
     return image.point(_lightness_table(round(100 * place.lightness)))
 
 
-def render(
-    scene: Scene, art: Mapping[str, np.ndarray], width: int, height: int
-) -> tuple[Image.Image, list[Image.Image]]:
+def render(scene: Scene | Collage, art: Art, width: int, height: int) -> tuple[Image.Image, list[Image.Image]]:
     """Draw the picture, and for each placement its mask ('L', the picture's size), in drawing order.
 
     A picture whose sides do not have the scene's ``aspect`` is what resizing one that does would give.
@@ -49,7 +46,7 @@ def render(
     picture = draw_background(scene.background, width, height)
     masks = []
     for place in scene.placements:
-        drawn = _draw_object(place, art[place.style][place.object_index], width, height, scene.aspect)
+        drawn = _draw_object(place, art, width, height, scene.aspect)
         corner = round(place.x * width - drawn.width / 2), round(place.y * height - drawn.height / 2)
         picture.paste(drawn, corner, drawn)
         mask = Image.new("L", picture.size)
@@ -58,7 +55,14 @@ def render(
     return picture, masks
 
 
-def cell_classes(scene: Scene, masks: list[Image.Image], cells: int) -> tuple[np.ndarray, np.ndarray]:
+def natural_size(scene: Scene, longer_side: int) -> tuple[int, int]:
+    """Give the width and height, in pixels, at which the scene's objects have their own proportions."""
+    if scene.aspect >= 1:
+        return longer_side, round(longer_side / scene.aspect)
+    return round(longer_side * scene.aspect), longer_side
+
+
+def cell_classes(scene: Scene | Collage, masks: list[Image.Image], cells: int) -> tuple[np.ndarray, np.ndarray]:
     """Tell what ``cells`` x ``cells`` show: class int64 (0 nothing, 1 + object index) and centre float32 (0 or 1).
 
     The classes teach the image encoder where each object is; ``IGNORED`` marks the objects' borders.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofa_build.scenes.objects import OBJECTS
-from ofa_build.scenes.scene import MAX_OBJECTS, Background, Placement, Scene, describe_placements
+from ofa_build.scenes.scene import MAX_OBJECTS, Background, Collage, Placement, Scene, describe_placements
 from ofa_build.scenes.sources import TRAINING_STYLES
 from ofa_build.scenes.splits import Split, belongs
 
@@ -42,8 +42,33 @@ class SceneSampler:
             if placements is None or describe_placements(placements) is None or not belongs(placements, self.split):
                 continue
             placements = _vary(rng, placements, self.styles)
-            aspect = float(np.exp(rng.uniform(-0.3, 0.3))) if rng.random() < 0.5 else 1.0
-            return Scene(placements, _draw_background(rng, {item.item.tint for item in placements}), aspect)
+            return Scene(placements, _draw_background(rng, {item.item.tint for item in placements}), _draw_aspect(rng))
+
+
+@dataclass(frozen=True)
+class CollageSampler:
+    """Collages, numbered like scenes: a jittered grid of any objects."""
+
+    seed: int = 0
+    styles: Sequence[str] = TRAINING_STYLES
+
+    def __call__(self, index: int) -> Collage:
+        """Collage number ``index``; equal arguments give an equal collage."""
+        rng = np.random.default_rng((len(Split), self.seed, index))
+        side = int(rng.choice([2, 3, 4], p=[0.3, 0.5, 0.2]))
+        objects = rng.choice(len(OBJECTS), size=side * side)
+        spots = (np.indices((side, side)).reshape(2, -1).T + 0.5) / side
+        spots = rng.permutation(spots) + rng.uniform(-0.25, 0.25, spots.shape) / side
+        sizes = rng.uniform(0.85, 1.4, len(spots)) / side
+        bare = [
+            Placement(int(number), "", float(x), float(y), float(size))
+            for number, (x, y), size in zip(objects, spots, sizes, strict=True)
+        ]
+        return Collage(_vary(rng, bare, self.styles, mixed_share=1.0), _draw_background(rng, set()), _draw_aspect(rng))
+
+
+def _draw_aspect(rng: np.random.Generator) -> float:
+    return float(np.exp(rng.uniform(-0.3, 0.3))) if rng.random() < 0.5 else 1.0
 
 
 def _draw_objects(rng: np.random.Generator, count: int) -> list[int]:
@@ -131,9 +156,11 @@ _KINDS = (_one_group, _two_groups, _in_front, _between)
 _KIND_WEIGHTS = (0.3, 0.45, 0.1, 0.15)
 
 
-def _vary(rng: np.random.Generator, placements: Sequence[Placement], styles: Sequence[str]) -> tuple[Placement, ...]:
+def _vary(
+    rng: np.random.Generator, placements: Sequence[Placement], styles: Sequence[str], mixed_share: float = 0.3
+) -> tuple[Placement, ...]:
     """Dresses bare places: a style for the scene or for each object, a small turn, a mirror, a lightness."""
-    mixed = rng.random() < 0.3
+    mixed = rng.random() < mixed_share
     common = styles[rng.integers(len(styles))]
     return tuple(
         Placement(

@@ -70,6 +70,15 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class Collage:
+    """A picture crowded with objects and without a caption: it teaches an image encoder their looks faster."""
+
+    placements: tuple[Placement, ...]
+    background: Background
+    aspect: float = 1.0
+
+
+@dataclass(frozen=True)
 class Group:
     """All placements of one object."""
 

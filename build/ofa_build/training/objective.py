@@ -15,6 +15,10 @@ from ofa_build.scenes.vocabulary import PAD
 from ofa_build.training.scene_data import SceneBatch
 
 FEATURE_CHANNELS = 1024
+NOTHING_WEIGHT = 0.25
+"""Most patches show only background and are soon told apart; the objects count for more."""
+CENTRE_WEIGHT = 8.0
+"""Few patches hold a centre; each counts for about as many as do not."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class SceneObjective(nn.Module):
         super().__init__()
         self.model, self.label_smoothing = model, label_smoothing
         self.head = nn.Conv2d(FEATURE_CHANNELS, len(OBJECTS) + 2, 1)
+        weights = torch.ones(len(OBJECTS) + 1)
+        weights[0] = NOTHING_WEIGHT
+        self.register_buffer("class_weights", weights, persistent=False)
         self.register_buffer("prompt", torch.tensor(prompt), persistent=False)
         self._features: Tensor | None = None
         model.encoder.embed_images.register_forward_hook(self._keep_features)
@@ -50,22 +57,26 @@ class SceneObjective(nn.Module):
         self._features = output
 
     def forward(self, batch: SceneBatch) -> Losses:
-        """Compute the losses of one batch."""
-        logits = self.model(batch.normalised(), self.prompt, batch.decoder_inputs)
+        """Compute the losses of one batch; one of collages, which has no captions, trains the image encoder alone."""
+        pixels = batch.normalised()
+        if batch.targets.shape[1] == 0:
+            self.model.encoder.embed_images(pixels)
+            caption = torch.zeros(())
+        else:
+            caption = self._caption_loss(self.model(pixels, self.prompt, batch.decoder_inputs), batch.targets)
         seen = self.head(self._features).float()
         return Losses(
-            functional.cross_entropy(
-                logits.flatten(0, 1).float(),
-                batch.targets.flatten(),
-                ignore_index=PAD,
-                label_smoothing=self.label_smoothing,
-            ),
-            functional.cross_entropy(seen[:, :-1], batch.classes, ignore_index=IGNORED),
+            caption,
+            functional.cross_entropy(seen[:, :-1], batch.classes, self.class_weights, ignore_index=IGNORED),
             functional.binary_cross_entropy_with_logits(
                 seen[:, -1], batch.centres, pos_weight=torch.tensor(CENTRE_WEIGHT)
             ),
         )
 
-
-CENTRE_WEIGHT = 8.0
-"""Few patches hold a centre; each counts for about as many as do not."""
+    def _caption_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(
+            logits.flatten(0, 1).float(),
+            targets.flatten(),
+            ignore_index=PAD,
+            label_smoothing=self.label_smoothing,
+        )

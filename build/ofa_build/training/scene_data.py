@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from ofa_build.scenes.art import load_art
-from ofa_build.scenes.render import cell_classes, render
-from ofa_build.scenes.sampler import SceneSampler
+from ofa_build.scenes.art import Art
+from ofa_build.scenes.render import cell_classes, natural_size, render
+from ofa_build.scenes.sampler import CollageSampler, SceneSampler
 from ofa_build.scenes.scene import Scene
 from ofa_build.scenes.vocabulary import BOS, PAD, CaptionTokenizer
 
@@ -44,30 +44,31 @@ class SceneBatch:
         return (self.pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def picture(scene: Scene, art: dict[str, np.ndarray], size: int, longer_side: int) -> Image.Image:
+def picture(scene: Scene, art: Art, size: int, longer_side: int) -> Image.Image:
     """Draw the scene at its natural proportions and squeeze it into a square, as the server does with an image."""
-    width = longer_side if scene.aspect >= 1 else round(longer_side * scene.aspect)
-    height = longer_side if scene.aspect <= 1 else round(longer_side / scene.aspect)
-    return render(scene, art, width, height)[0].resize((size, size), Image.Resampling.BICUBIC)
+    return render(scene, art, *natural_size(scene, longer_side))[0].resize((size, size), Image.Resampling.BICUBIC)
 
 
 class SceneDataset(Dataset):
-    """Map-style: scene number ``index`` as pixels, target tokens and cell classes."""
+    """Map-style: scene number ``index`` as pixels, target tokens (none for a collage) and cell classes."""
 
-    def __init__(self, sampler: SceneSampler, tokenizer: CaptionTokenizer, image_size: int, augment: bool) -> None:
+    def __init__(
+        self, sampler: SceneSampler | CollageSampler, tokenizer: CaptionTokenizer, image_size: int, augment: bool
+    ) -> None:
         self.sampler, self.tokenizer, self.image_size, self.augment = sampler, tokenizer, image_size, augment
-        self.art = load_art(sampler.styles)
+        self.art = Art.load(sampler.styles)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray]:
         scene = self.sampler(index)
         drawn, masks = render(scene, self.art, self.image_size, self.image_size)
         rng = np.random.default_rng((index, self.sampler.seed))
-        if self.augment and rng.random() < LARGE_SHARE:
+        if self.augment and isinstance(scene, Scene) and rng.random() < LARGE_SHARE:
             drawn = picture(scene, self.art, self.image_size, int(rng.integers(200, 400)))
             if rng.random() < 0.5:
                 drawn = _compressed(drawn, int(rng.integers(60, 95)))
         classes, centres = cell_classes(scene, masks, self.image_size // STRIDE)
-        return np.asarray(drawn), self.tokenizer.target(scene.caption), classes, centres
+        target = self.tokenizer.target(scene.caption) if isinstance(scene, Scene) else []
+        return np.asarray(drawn), target, classes, centres
 
 
 def _compressed(image: Image.Image, quality: int) -> Image.Image:
@@ -81,7 +82,9 @@ def collate(samples: Sequence[tuple[np.ndarray, list[int], np.ndarray, np.ndarra
     pixels, targets, classes, centres = zip(*samples, strict=True)
     return SceneBatch(
         torch.from_numpy(np.stack(pixels)),
-        pad_sequence([torch.tensor(target) for target in targets], batch_first=True, padding_value=PAD),
+        pad_sequence(
+            [torch.tensor(target, dtype=torch.long) for target in targets], batch_first=True, padding_value=PAD
+        ),
         torch.from_numpy(np.stack(classes)),
         torch.from_numpy(np.stack(centres)),
     )

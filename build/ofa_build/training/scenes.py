@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ofa_build.model import OFA, OFAConfig
-from ofa_build.scenes.sampler import SceneSampler
+from ofa_build.scenes.sampler import CollageSampler, SceneSampler
 from ofa_build.scenes.splits import Split
 from ofa_build.scenes.vocabulary import CaptionTokenizer, write_vocabulary
 from ofa_build.training.evaluation import exact_match
@@ -102,16 +102,26 @@ class SceneTraining:
         torch.save(state, partial)
         partial.replace(self._state_path)
 
-    def _batches(self, split: Split, first: int, last: int) -> Iterator[SceneBatch]:
-        sampler = SceneSampler(split, self.arguments.seed)
-        dataset = SceneDataset(sampler, self.tokenizer, self.arguments.image_size, augment=split is Split.TRAIN)
+    def _batches(self, sampler: SceneSampler | CollageSampler, first: int, last: int) -> Iterator[SceneBatch]:
+        augment = isinstance(sampler, SceneSampler) and sampler.split is Split.TRAIN
+        dataset = SceneDataset(sampler, self.tokenizer, self.arguments.image_size, augment)
         return iter(batches(dataset, self.arguments.batch_size, first, last))
+
+    def _training_batches(self) -> Iterator[SceneBatch]:
+        """Chain the collages that come first and the scenes that follow, from the current step on."""
+        seed, steps = self.arguments.seed, self.arguments.steps
+        collages = min(self.arguments.collage_steps, steps)
+        if self.step < collages:
+            yield from self._batches(CollageSampler(seed), self.step, collages)
+        yield from self._batches(SceneSampler(Split.TRAIN, seed), self.step, steps)
 
     def evaluate(self, scenes: int) -> None:
         """Log the exact matches on scenes of both held-out kinds."""
         for split in (Split.UNSEEN, Split.HELDOUT):
             last = math.ceil(scenes / self.arguments.batch_size)
-            share, wrong = exact_match(self.model, self._batches(split, 0, last), self.tokenizer)
+            share, wrong = exact_match(
+                self.model, self._batches(SceneSampler(split, self.arguments.seed), 0, last), self.tokenizer
+            )
             logger.info("step %d: %s exact %.1f %%", self.step, split.name.lower(), 100 * share)
             for wanted, given in wrong[:4]:
                 logger.info("  wanted '%s', said '%s'", wanted, given)
@@ -120,7 +130,7 @@ class SceneTraining:
         """Run to the last step, saving and evaluating on the way."""
         saved = reported = time.monotonic()
         self.objective.train()
-        for batch in self._batches(Split.TRAIN, self.step, self.arguments.steps):
+        for batch in self._training_batches():
             parts = self._update(batch)
             self.step += 1
             now = time.monotonic()
@@ -152,6 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path, help="where the run's state and vocabulary are kept")
     parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--collage-steps", type=int, default=1500, help="first, on collages, the image encoder alone")
     parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
