@@ -50,6 +50,10 @@ class LocalCaptioner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the search's thread."""
         self._scheduler.close()
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:

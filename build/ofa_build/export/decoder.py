@@ -101,6 +101,9 @@ class StepGraph(nn.Module):
         self.decoder, self.heads = decoder, model.config.decoder_attention_heads
         self.layers = nn.ModuleList([StepLayer(layer) for layer in decoder.layers])
         self.head = VocabularyHead(decoder.output_projection.weight, special)
+        self.embed_tokens = decoder.embed_tokens
+        if model.config.share_decoder_input_output_embed:  # one table in the file for both
+            self.embed_tokens = nn.Embedding.from_pretrained(self.head.projection.weight)
         absolute = decoder.self_bias(positions)
         biases = [absolute + decoder.relative_bias(layer, positions) for layer in range(len(self.layers))]
         # [position of the query, layer * head, position of the key], so that one gather serves every layer
@@ -129,7 +132,7 @@ class StepGraph(nn.Module):
         cross_bias = self.cross_bias[steps].unsqueeze(2)
         numbers = torch.arange(beams, device=tokens.device)
         slots = (steps[:, None] * beams + numbers)[:, None, :, None]
-        x = self.decoder.embed(tokens, steps[:, None]).flatten(0, 1)
+        x = self.decoder.embed(self.embed_tokens(tokens), steps[:, None]).flatten(0, 1)
         updated = []
         for index, layer in enumerate(self.layers):
             pair = slice(2 * index, 2 * index + 2)

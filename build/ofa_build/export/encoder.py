@@ -48,7 +48,8 @@ class EncoderGraph(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels UINT8 [B, S, S, 3], RGB, to states FP32 [B, N, d]."""
         encoder, heads = self.encoder, self.encoder.config.encoder_attention_heads
-        image = pixels.permute(0, 3, 1, 2).float() * self.pixel_scale + self.pixel_shift
+        # Cast first: TensorRT casts uint8 inputs and does nothing else with them.
+        image = pixels.float().permute(0, 3, 1, 2) * self.pixel_scale + self.pixel_shift
         x = encoder.embed(self.resnet(image), self.prompt, self.positions)
         batch, length, width = x.shape
         x = x.flatten(0, 1)

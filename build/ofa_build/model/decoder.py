@@ -45,15 +45,15 @@ class Decoder(nn.Module):
         causal = torch.full((length, length), float("-inf"), device=tokens.device).triu(1)
         positions = torch.arange(length, device=tokens.device)
         absolute, cross_bias = self.self_bias(length) + causal, self.cross_bias(length, source_positions)
-        x = self.dropout(self.embed(tokens, positions))
+        x = self.dropout(self.embed(self.embed_tokens(tokens), positions))
         for index, layer in enumerate(self.layers):
             cross = layer.cross_attn.keys_values(states)
             x = layer(x, absolute + self.relative_bias(index, length), cross, cross_bias)
         return self.logits(x)
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """The layers' input [..., d] of tokens [...] at positions that broadcast to them."""
-        x = self.embed_tokens(tokens) * self.config.embedding_scale
+    def embed(self, embedded: Tensor, positions: Tensor) -> Tensor:
+        """The layers' input [..., d] of token embeddings [..., d] at positions that broadcast to them."""
+        x = embedded * self.config.embedding_scale
         if self.config.entangle_position_embedding and not self.config.disable_entangle:
             x = x + self.embed_positions(positions)
         return x if self.layernorm_embedding is None else self.layernorm_embedding(x)

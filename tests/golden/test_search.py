@@ -1,0 +1,54 @@
+"""Beam search through each engine: every hypothesis of every image under every recorded setting."""
+
+import numpy as np
+import pytest
+import torch
+from ofa_build.checkpoint import load_checkpoint
+from ofa_build.model import OFA
+from ofa_build.torch_engine import TorchEngine
+from ofa_serving.images import load_pixels
+from ofa_serving.scheduler import Scheduler
+
+from searching import assert_hypotheses, search
+
+
+def test_through_torch(case):
+    checkpoint = load_checkpoint(str(case.checkpoint))
+    model = OFA(checkpoint.config).eval()
+    model.load_state_dict(dict(checkpoint.state_dict))
+    with torch.inference_mode():
+        prompt = torch.tensor(case.record["prompt_ids"])
+        hidden, positions = model.encoder(torch.from_numpy(case.tensors["pixels"]), prompt)
+    engine = TorchEngine(model, positions, checkpoint.tokenizer.special)
+    scheduler = Scheduler(engine, checkpoint.tokenizer.special, max_captions=9, max_pending=100)
+    for settings, recorded in case.searches:
+        assert_hypotheses(search(scheduler, hidden.numpy(), settings), recorded)
+    scheduler.close()
+
+
+@pytest.fixture(scope="module")
+def hidden(case, local):
+    size = load_checkpoint(str(case.checkpoint)).settings.patch_image_size
+    return local(case).encode(np.stack([load_pixels(image, size) for image in case.images]))
+
+
+def test_encoder_states_through_onnxruntime(case, hidden):
+    np.testing.assert_allclose(hidden, case.tensors["encoder_hidden"], rtol=0, atol=1e-4)
+
+
+def test_through_onnxruntime(case, local, hidden):
+    for settings, recorded in case.searches:
+        results = local(case).search(hidden, settings)
+        assert_hypotheses([result.hypotheses for result in results], recorded)
+
+
+def test_captions_through_onnxruntime(case, local):
+    found = local(case).captions(case.images)
+    assert [captions[0] for captions in found] == [captions[0] for captions in case.record["captions"]]
+
+
+def test_texts_of_every_hypothesis(case, local):
+    tokenizer = local(case).tokenizer
+    for entry in case.record["beam"]:
+        for hypothesis in (h for of_image in entry["hypotheses"] for h in of_image):
+            assert tokenizer.decode(hypothesis["tokens"]) == hypothesis["text"]
