@@ -150,9 +150,7 @@ def _structure(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         "decoder_attention_heads": shapes["decoder.token_rel_pos_table_list.0.weight"][1],
         "token_bucket_size": (tables + 1) // 2,
         "image_bucket_size": round((shapes["encoder.embed_image_positions.weight"][0] - 1) ** 0.5),
-        "resnet_type": next(
-            (name for name, counts in RESNET_BLOCKS.items() if counts == blocks), f"of {blocks} blocks"
-        ),
+        "resnet_type": {counts: name for name, counts in RESNET_BLOCKS.items()}.get(blocks, f"of {blocks} blocks"),
         "encoder_normalize_before": "encoder.layer_norm.weight" in shapes,
         "decoder_normalize_before": "decoder.layer_norm.weight" in shapes,
         "normformer": "encoder.layers.0.ffn_layer_norm.weight" in shapes,

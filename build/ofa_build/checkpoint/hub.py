@@ -12,6 +12,9 @@ _HUGGING_FACE_OWNERS = ("OFA-Sys",)
 _FILES = ["*.json", "*.txt", "*.bin", "*.safetensors"]
 """What a checkpoint consists of; pictures and documentation stay on the hub."""
 
+_SHOWN = 160
+"""Characters of a library's own message that ours repeats."""
+
 
 def is_hub_name(source: str) -> bool:
     """Tell whether ``source`` reads as ``owner/name``, possibly behind ``modelscope:`` or ``huggingface:``."""
@@ -36,7 +39,7 @@ def fetch(source: str) -> Path:
         raise CheckpointError(f"{name} is fetched with a library that is not installed: {error.name}") from error
     except Exception as error:  # each library has its own kinds, and those of what it uses for HTTP
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise CheckpointError(f"{name} could not be fetched from {hub}: {reason}") from error
+        raise CheckpointError(f"{name} could not be fetched from {hub}: {reason[:_SHOWN]}") from error
 
 
 def _from_hugging_face(name: str) -> str:
