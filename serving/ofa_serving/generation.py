@@ -1,4 +1,8 @@
-"""How a caption is searched for: the checkpoint's defaults, and what a request may ask for instead."""
+"""How a caption is searched for: the checkpoint's defaults, and what a request may ask for instead.
+
+Triton keeps the protocol's own parameters (priority, timeout, sequences) to itself, so whatever reaches a model is the
+user's.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from .contract import PARAMETERS, CaptionError, Code, Range
-
-TRITON_PARAMETERS = frozenset({"sequence_id", "sequence_start", "sequence_end", "priority", "timeout"})
-"""The protocol's own parameters, which a server may hand on to the model; so may it names that begin ``triton_``."""
 
 _DECIMAL = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
 _SHOWN = 40
@@ -43,11 +44,7 @@ class GenerationConfig:
             CaptionError: INVALID_PARAMETER, naming the parameter and its range.
 
         """
-        asked = {
-            name: _number(name, value)
-            for name, value in parameters.items()
-            if name not in TRITON_PARAMETERS and not name.startswith("triton_")
-        }
+        asked = {name: _number(name, value) for name, value in parameters.items()}
         values = {**asdict(defaults), **asked}
         for name, bound in (("num_captions", "beam_size"), ("min_length", "max_length")):
             if values[name] > values[bound]:

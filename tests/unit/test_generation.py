@@ -128,7 +128,3 @@ def test_a_minimum_length_over_the_maximum():
 def test_a_default_gives_way_to_what_the_request_asks_for():
     assert asked(beam_size=2).num_captions == 2
     assert asked(max_length=3).min_length == 3
-
-
-def test_the_protocols_own_parameters_are_passed_over():
-    assert asked(priority=1, timeout=1000, sequence_id=0, triton_enable_empty_final_response=True) == DEFAULTS
