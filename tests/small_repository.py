@@ -67,6 +67,64 @@ class TritonPythonModel:
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 '''
 
+ENTRY = '''
+"""Call the stages in turn, as the product's public model does; ``wait`` is the seconds between them."""
+
+import json
+import threading
+import time
+
+import triton_python_backend_utils as pb_utils
+
+from ofa_serving.contract import CaptionError
+from ofa_serving.models.admission import Admission
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.admission = Admission(args["model_name"], most=2)
+
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self.admission.enter()
+            except CaptionError as error:
+                refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
+                self.send(sender, pb_utils.InferenceResponse(error=refusal))
+            else:
+                threading.Thread(target=self.answer, args=(request, sender)).start()
+
+    def answer(self, request, sender):
+        tensors = request.inputs()
+        for model, output in (("preprocess", "pixels"), ("encoder", "hidden"), ("search", "caption")):
+            call = pb_utils.InferenceRequest(
+                model_name=f"tiny_{model}", inputs=tensors, requested_output_names=[output], parameters={}
+            )
+            response = call.exec()
+            if response.has_error():
+                response = pb_utils.InferenceResponse(error=response.error())
+                break
+            tensors = response.output_tensors()
+            time.sleep(float(json.loads(request.parameters()).get("wait", 0)))
+        else:
+            response = pb_utils.InferenceResponse(tensors)
+        self.send(sender, response)
+        self.admission.leave()
+
+    def send(self, sender, response):
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+'''
+
+ENTRY_CONFIG = """
+    backend: "python"
+    max_batch_size: 8
+    input { name: "image" data_type: TYPE_STRING dims: [1] }
+    output { name: "caption" data_type: TYPE_STRING dims: [-1] }
+    instance_group { kind: KIND_CPU }
+    parameters { key: "max_in_flight" value { string_value: "64" } }
+"""
+
 CONFIGS = {
     "tiny_preprocess": """
         backend: "python"
@@ -190,6 +248,12 @@ def build_small_artifact(artifacts: Path, name: str = NAME) -> Path:
     (canary / "canary.json").write_text(json.dumps({"captions": [caption_of(IMAGE)]}))
     sign(folder)
     return folder
+
+
+def replace_ensemble(folder: Path) -> None:
+    """Make the public model one that calls its stages itself."""
+    (folder / "model_repository" / NAME / "config.pbtxt").write_text(ENTRY_CONFIG)
+    (folder / "model_repository" / NAME / "1/model.py").write_text(ENTRY)
 
 
 def sign(folder: Path) -> None:

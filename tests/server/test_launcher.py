@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ofa_serving.launcher.drain import requests_in_flight
 from serving_process import ServerProcess
-from small_repository import IMAGE, NAME, build_small_artifact, caption_of, sign
+from small_repository import IMAGE, NAME, build_small_artifact, caption_of, replace_ensemble, sign
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
@@ -163,6 +164,35 @@ def test_a_signal_lets_the_request_in_flight_finish(launcher, number):
     assert regions(launcher) == []
 
 
+def test_requests_between_stages_finish_and_new_ones_are_refused(launcher, artifacts):
+    replace_ensemble(artifacts / NAME)
+    with launcher, ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(caption, launcher, image, wait="1.5") for image in (b"one", b"two")]
+        time.sleep(0.5)
+        launcher.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in launcher.log())
+        time.sleep(0.1)
+        with pytest.raises(InferenceServerException) as refused:
+            caption(launcher)
+        assert refused.value.status() == "StatusCode.UNAVAILABLE"
+        assert refused.value.message().startswith("OVERLOADED: the server is stopping")
+        assert [answer.result() for answer in answers] == [caption_of(b"one"), caption_of(b"two")]
+        assert launcher.wait() == 0
+    assert regions(launcher) == []
+
+
+def test_requests_past_the_bound_are_refused_until_one_is_answered(launcher, artifacts):
+    replace_ensemble(artifacts / NAME)
+    with launcher, ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(caption, launcher, wait="0.5") for _ in range(2)]
+        wait_until(lambda: requests_in_flight(launcher.metrics_url) == 2)
+        with pytest.raises(InferenceServerException, match="OVERLOADED: too many requests"):
+            caption(launcher)
+        assert [answer.result() for answer in answers] == [caption_of(IMAGE)] * 2
+        wait_until(lambda: requests_in_flight(launcher.metrics_url) == 0)
+        assert caption(launcher) == caption_of(IMAGE)
+
+
 def test_a_second_signal_does_not_wait(launcher):
     with launcher, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(caption, launcher, sleep="20")
@@ -299,9 +329,7 @@ def test_a_model_that_never_loads_ends_the_start_in_time(artifacts, tmp_path):
 
 def test_too_little_shared_memory_is_told_before_the_start(launcher, artifacts):
     config = artifacts / NAME / "model_repository/tiny_search/config.pbtxt"
-    config.write_text(
-        config.read_text() + 'parameters { key: "max_in_flight" value { string_value: "1000000000000" } }'
-    )
+    config.write_text(config.read_text().replace("dims: [6]", "dims: [1000000000000]"))
     assert "MiB free and the models need" in failure(launcher)
 
 

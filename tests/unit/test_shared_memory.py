@@ -86,17 +86,23 @@ def test_each_instance_needs_its_region_and_half_as_much_again_as_its_tensors():
     assert required_bytes([]) == 0
 
 
-def test_too_little_room_is_refused_with_both_figures():
-    with pytest.raises(LaunchError, match=r"MiB free and the models need 1048576 MiB.*--shm-size"):
-        check_room(2**40)
+def test_no_room_for_one_request_is_refused_with_both_figures():
+    with pytest.raises(LaunchError, match=r"MiB free and the models need 1572865 MiB .*--shm-size"):
+        check_room([ModelMemory(instances=1, in_flight=1, bytes_each=2**40)])
 
 
-def test_enough_room_is_accepted():
-    check_room(2**20)
+def test_too_little_room_for_full_load_is_warned_of(caplog):
+    check_room([ModelMemory(instances=1, in_flight=2**20, bytes_each=2**20)])
+    assert "the models need 1572865 MiB under full load" in caplog.text
+
+
+def test_enough_room_needs_no_words(caplog):
+    check_room([ModelMemory(instances=1, in_flight=1, bytes_each=2**10)])
+    assert not caplog.records
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(LaunchError, match="cannot be used: No such file"):
-        check_room(1, tmp_path / "none")
+        check_room([], tmp_path / "none")
     with pytest.raises(LaunchError, match="cannot be used: No such file"), own_regions(tmp_path / "none"):
         pass

@@ -10,14 +10,16 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelInstanceGroup, ModelOutput
 
-from ofa_serving.contract import Tensor
-from ofa_serving.images import ImageLimits
+from ofa_serving.contract import MAX_LENGTH, Tensor
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.shared_memory import ModelMemory
 from ofa_serving.manifest import FILE_NAME, Manifest, ManifestError
 
 _MODEL_FILES = {"python": "model.py", "onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 """What a backend's models need in their version's folder; a backend that is not here cannot be served."""
+
+_IN_SHARED_MEMORY = ("python", "onnxruntime")
+"""The backends whose models are processes of their own, here where ``onnxruntime`` is a Python-based one."""
 
 _BYTES_OF = {
     DataType.TYPE_UINT8: 1,
@@ -32,9 +34,11 @@ _BYTES_OF = {
 }
 _BYTES_OF_OTHERS = 4
 _BYTES_OF_TEXT = 1024
+_BYTES_OF_IMAGE = 4 * 2**20
+"""A large photograph's file; single ones may be larger."""
 
-_VARIABLE_DIMENSION = 1024
-"""What a dimension without a fixed size is counted as: more patches, and more tokens, than OFA has."""
+_VARIABLE_DIMENSION = MAX_LENGTH + 1
+"""What a dimension without a fixed size is counted as: the most tokens a caption has; it never has more captions."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,23 @@ class Artifact:
         return self.manifest.device == "gpu"
 
     def memory(self) -> list[ModelMemory]:
-        """Return what each model keeps in shared memory; those of native backends, and the ensemble, keep nothing."""
-        return [_memory(model) for model in self.models if model.backend in {"python", "onnxruntime"}]
+        """Return what each model keeps in shared memory; those of native backends, and an ensemble, keep nothing.
+
+        The public model holds what its stages answer beside its own tensors, and no stage has more requests than it.
+        """
+        admitted = next(_in_flight(model) for model in self.models if model.name == self.name)
+        memory = []
+        for model in self.models:
+            tensors = [*model.input, *model.output]
+            in_flight = _in_flight(model)
+            if model.name == self.name:
+                tensors += [tensor for stage in self.models if stage is not model for tensor in stage.output]
+            elif admitted is not None and in_flight is not None:
+                in_flight = min(in_flight, admitted)
+            if model.backend in _IN_SHARED_MEMORY:
+                count = in_flight or max(model.max_batch_size, 1)
+                memory.append(ModelMemory(_instances(model), count, sum(map(_tensor_bytes, tensors))))
+        return memory
 
 
 def load_artifact(artifacts: Path, name: str) -> Artifact:
@@ -106,10 +125,11 @@ def _check_model_file(model: ModelConfig, folder: Path) -> None:
         raise LaunchError(f"model {model.name} lacks its {file_name}: build it again")
 
 
-def _memory(model: ModelConfig) -> ModelMemory:
-    tensors = [*model.input, *model.output]
-    in_flight = int(model.parameters["max_in_flight"].string_value or max(model.max_batch_size, 1))
-    return ModelMemory(_instances(model), in_flight, sum(_tensor_bytes(tensor) for tensor in tensors))
+def _in_flight(model: ModelConfig) -> int | None:
+    """Return how many requests the model takes at a time; None if it leaves that to Triton, one batch at a time."""
+    if "max_in_flight" not in model.parameters:
+        return None
+    return int(model.parameters["max_in_flight"].string_value)
 
 
 def _instances(model: ModelConfig) -> int:
@@ -120,5 +140,5 @@ def _instances(model: ModelConfig) -> int:
 def _tensor_bytes(tensor: ModelInput | ModelOutput) -> int:
     count = math.prod(_VARIABLE_DIMENSION if dim < 0 else dim for dim in tensor.dims)
     if tensor.data_type == DataType.TYPE_STRING:
-        return ImageLimits().max_bytes if tensor.name == Tensor.IMAGE else count * _BYTES_OF_TEXT
+        return _BYTES_OF_IMAGE if tensor.name == Tensor.IMAGE else count * _BYTES_OF_TEXT
     return count * _BYTES_OF.get(tensor.data_type, _BYTES_OF_OTHERS)

@@ -9,7 +9,7 @@ from ofa_serving.launcher.embedded import prepare
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.ports import claim_ports
 from ofa_serving.launcher.settings import Settings
-from ofa_serving.launcher.shared_memory import check_room, required_bytes, sweep
+from ofa_serving.launcher.shared_memory import check_room, sweep
 from ofa_serving.launcher.supervisor import Supervisor
 
 
@@ -24,7 +24,7 @@ def serve(settings: Settings) -> None:
     _check_distinct(artifacts)
     installation = prepare(settings.run_folder)
     sweep()
-    check_room(required_bytes(memory for artifact in artifacts for memory in artifact.memory()))
+    check_room([memory for artifact in artifacts for memory in artifact.memory()])
     ports = claim_ports(settings.host, settings.ports)
     Supervisor(settings, artifacts, installation, ports).run()
 

@@ -14,18 +14,22 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
+from ofa_serving.draining import DRAIN_VARIABLE
 from ofa_serving.launcher.artifact import Artifact
 from ofa_serving.launcher.canary import Canary
+from ofa_serving.launcher.drain import requests_in_flight
 from ofa_serving.launcher.embedded import Installation
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.failures import explain
 from ofa_serving.launcher.settings import Ports, Settings
-from ofa_serving.launcher.shared_memory import own_regions
+from ofa_serving.launcher.shared_memory import FOLDER, own_regions
 from ofa_serving.launcher.triton import TritonProcess, triton_command
 
 _POLL_SECONDS = 0.1
+_DRAIN_SECONDS = 0.2
 _PROBE_SECONDS = 2
 _EXIT_MARGIN = 10
 """Seconds past the server's own exit timeout until it is killed."""
@@ -81,12 +85,13 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         with own_regions() as prefix:
-            server = self._start(prefix)
+            drain_file = FOLDER / f"{prefix}drain"
+            server = self._start(prefix, drain_file)
             try:
                 if self._wait_until_ready(server):
                     self._announce()
                     self._watch(server)
-                self._stop(server)
+                self._stop(server, drain_file)
             finally:
                 server.kill()
 
@@ -95,7 +100,7 @@ class Supervisor:
             self._impatient.set()
         self._stopping.set()
 
-    def _start(self, prefix: str) -> TritonProcess:
+    def _start(self, prefix: str, drain_file: Path) -> TritonProcess:
         command = triton_command(
             self._installation,
             [artifact.repository for artifact in self._artifacts],
@@ -105,7 +110,7 @@ class Supervisor:
             exit_timeout=self._settings.stop_timeout,
             gpu=any(artifact.needs_gpu for artifact in self._artifacts),
         )
-        server = TritonProcess(command, self._installation.environment)
+        server = TritonProcess(command, {**self._installation.environment, DRAIN_VARIABLE: str(drain_file)})
         logger.info("started tritonserver, process %d", server.pid)
         return server
 
@@ -151,13 +156,23 @@ class Supervisor:
         if server.exit_code is not None and not self._stopping.is_set():
             raise LaunchError(explain(server.exit_code, server.last_lines()))
 
-    def _stop(self, server: TritonProcess) -> None:
+    def _stop(self, server: TritonProcess, drain_file: Path) -> None:
         logger.info("stopping: requests in flight are given %d s", self._settings.stop_timeout)
+        stop_by = time.monotonic() + self._settings.stop_timeout
+        self._drain(server, drain_file, stop_by)
         server.terminate()
-        deadline = time.monotonic() + self._settings.stop_timeout + _EXIT_MARGIN
+        deadline = stop_by + _EXIT_MARGIN
         while server.wait(_POLL_SECONDS) is None:
             if self._impatient.is_set():
                 raise LaunchError("stopped at once by a second signal; requests in flight were lost")
             if time.monotonic() > deadline:
                 raise LaunchError("the server did not stop in time and was killed; requests in flight were lost")
         logger.info("stopped")
+
+    def _drain(self, server: TritonProcess, drain_file: Path, stop_by: float) -> None:
+        """Have new requests refused, and wait until none is in flight: an ending Triton would fail those."""
+        drain_file.touch()
+        while server.exit_code is None and time.monotonic() < stop_by and not self._impatient.is_set():
+            time.sleep(_DRAIN_SECONDS)  # also for requests that were let in while the file was made
+            if not requests_in_flight(self._endpoints.metrics):
+                return
