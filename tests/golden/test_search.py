@@ -8,7 +8,6 @@ from ofa_build.model import OFA
 from ofa_build.torch_engine import TorchEngine
 from ofa_serving.images import load_pixels
 from ofa_serving.scheduler import Scheduler
-
 from searching import assert_hypotheses, search
 
 

@@ -19,4 +19,8 @@ def load_engine(kind: str, directory: Path, threads: int) -> DecoderEngine:
         from .onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415
 
         return OnnxRuntimeEngine(directory, threads)
+    if kind == "tensorrt":
+        from .tensorrt import TensorRtEngine  # noqa: PLC0415
+
+        return TensorRtEngine(directory)
     raise ValueError(f"no engine is called {kind}")

@@ -1,0 +1,125 @@
+"""A batch over two graphs, whatever runs them: the memory of its captions, on the host or on a GPU.
+
+See ``ofa_build.export.decoder`` for the layout. The first C rows of every buffer are in use, so a step copies nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..beam_search import Candidates
+from .base import DecoderBatch, DecoderEngine
+
+GROWTH = 4
+"""Captions that a batch's memory grows by at least."""
+
+Array = Any
+"""A NumPy array, or a CuPy array on a GPU."""
+
+
+class GraphEngine(DecoderEngine, ABC):
+    """``cross`` and ``step`` in some runtime.
+
+    Attributes:
+        xp: NumPy, or CuPy for a runtime on a GPU.
+        in_place: whether a step may write the caches it reads.
+    """
+
+    xp: ModuleType = np
+    in_place = True
+
+    def __init__(self, step_inputs: Mapping[str, Sequence[Any]]) -> None:
+        """``step_inputs`` are the shapes of the step's inputs; dynamic dimensions may be anything."""
+        self.cache_names = [name for name in step_inputs if name.startswith("self_")]
+        self.cross_shapes = {name: tuple(step_inputs[name][1:]) for name in step_inputs if name.startswith("cross_")}
+        _, self.heads, _, self.width = step_inputs[self.cache_names[0]]
+
+    def open(self, beam_size: int) -> DecoderBatch:
+        """See :meth:`DecoderEngine.open`."""
+        return GraphBatch(self, beam_size)
+
+    @abstractmethod
+    def run_cross(self, hidden: np.ndarray) -> dict[str, Array]:
+        """The cross-attention tensors of states FP32 [n, N, d], by name."""
+
+    @abstractmethod
+    def run_step(
+        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, Array], new: Mapping[str, Array]
+    ) -> Candidates:
+        """One step.
+
+        Args:
+            inputs: what the host gives.
+            state: caches and cross-attention tensors.
+            new: where the updated caches go; the memory of ``state`` if ``in_place``.
+        """
+
+
+class GraphBatch(DecoderBatch):
+    """Captions of one beam size."""
+
+    def __init__(self, engine: GraphEngine, beam_size: int) -> None:
+        self._engine, self._beams = engine, beam_size
+        self._size = self._capacity = self._reach = 0
+        xp = engine.xp
+        self._cross = {name: xp.empty((0, *shape), xp.float32) for name, shape in engine.cross_shapes.items()}
+        self._caches = {name: self._cache() for name in engine.cache_names}
+        self._others = self._caches  # where a step writes if not in place
+
+    def join(self, hidden: np.ndarray) -> None:
+        """See :meth:`DecoderBatch.join`."""
+        end = self._size + len(hidden)
+        self._reserve(end, self._reach)
+        for name, values in self._engine.run_cross(hidden).items():
+            self._cross[name][self._size : end] = values
+        self._size = end
+
+    def keep(self, captions: Sequence[int]) -> None:
+        """See :meth:`DecoderBatch.keep`."""
+        for buffer in (*self._cross.values(), *self._caches.values()):
+            rows = {new: buffer[old].copy() for new, old in enumerate(captions) if new != old}
+            for new, row in rows.items():
+                buffer[new] = row
+        self._size = len(captions)
+
+    def step(
+        self, tokens: np.ndarray, steps: np.ndarray, ancestors: np.ndarray, temperature: np.ndarray, count: int
+    ) -> Candidates:
+        """See :meth:`DecoderBatch.step`."""
+        self._reserve(self._size, ancestors.shape[2])
+        missing = self._reach - ancestors.shape[2]
+        if missing:  # the buffers reach further than these captions do
+            ancestors = np.pad(ancestors, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
+        inputs = {"tokens": tokens, "steps": steps, "ancestors": ancestors, "temperature": temperature}
+        inputs["count"] = np.array([count])
+        state = {name: buffer[: self._size] for name, buffer in (*self._caches.items(), *self._cross.items())}
+        new = {name: buffer[: self._size] for name, buffer in self._others.items()}
+        candidates = self._engine.run_step(inputs, state, new)
+        self._caches, self._others = self._others, self._caches
+        return candidates
+
+    def _cache(self) -> Array:
+        # Zeroed: a masked slot is multiplied by zero, and uninitialised memory may hold NaN.
+        xp, engine = self._engine.xp, self._engine
+        return xp.zeros((self._capacity, engine.heads, self._reach * self._beams, engine.width), xp.float32)
+
+    def _reserve(self, captions: int, reach: int) -> None:
+        """Grows the buffers to this many captions and positions."""
+        if captions <= self._capacity and reach <= self._reach:
+            return
+        if captions > self._capacity:
+            self._capacity = max(captions, self._capacity + GROWTH, self._capacity * 3 // 2)
+            for name, buffer in self._cross.items():
+                self._cross[name] = self._engine.xp.empty((self._capacity, *buffer.shape[1:]), buffer.dtype)
+                self._cross[name][: self._size] = buffer[: self._size]
+        self._reach = max(reach, self._reach)
+        for name, buffer in self._caches.items():
+            self._caches[name] = grown = self._cache()
+            grown[: self._size, :, : buffer.shape[2]] = buffer[: self._size]
+        if not self._engine.in_place:
+            self._others = {name: self._cache() for name in self._caches}
