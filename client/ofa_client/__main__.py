@@ -1,0 +1,7 @@
+"""``python -m ofa_client`` is ``ofa-caption``."""
+
+import sys
+
+from ofa_client.cli import main
+
+sys.exit(main())

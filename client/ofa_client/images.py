@@ -1,0 +1,81 @@
+"""Any image a caller has at hand, as the bytes of an image file."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ImageSource = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, BinaryIO, "Image", np.ndarray]
+"""A path, an image file's bytes, a binary file, a Pillow image, or an RGB array uint8 [height, width, 3]."""
+
+_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+_EXIF_ORIENTATION = 0x0112
+
+
+def read_image(source: ImageSource) -> bytes:
+    """Return the bytes of an image file; arrays and Pillow images are encoded without loss.
+
+    Raises:
+        OSError: the file cannot be read.
+        TypeError, ValueError: not an image source, or an array that is not uint8 [height, width, 3].
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).read_bytes()
+    if isinstance(source, np.ndarray):
+        return _bmp(source)
+    if _is_pillow(source):
+        return _png(source)
+    if hasattr(source, "read"):
+        data = source.read()
+        if isinstance(data, bytes):
+            return data
+        raise TypeError("the image file must be opened in binary mode")
+    raise TypeError(
+        f"an image is a path, bytes, a binary file, a Pillow image or a numpy array, not {type(source).__name__}"
+    )
+
+
+def _bmp(pixels: np.ndarray) -> bytes:
+    """Encode RGB uint8 [height, width, 3] as a BMP file: no library, no compression to wait for."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise ValueError(
+            f"an image array must be RGB uint8 [height, width, 3], not {pixels.dtype} {list(pixels.shape)}"
+        )
+    height, width, _ = pixels.shape
+    rows = np.zeros((height, (width * 3 + 3) // 4 * 4), np.uint8)  # each row is filled up to four bytes
+    rows[:, : width * 3] = pixels[::-1, :, ::-1].reshape(height, width * 3)  # bottom row first, BGR
+    file_header_size, info_header_size = 14, 40
+    offset = file_header_size + info_header_size
+    header = struct.pack("<2sIHHI", b"BM", offset + rows.nbytes, 0, 0, offset)
+    info = struct.pack("<IiiHHIIiiII", info_header_size, width, height, 1, 24, 0, rows.nbytes, 0, 0, 0, 0)
+    return header + info + rows.tobytes()
+
+
+def _is_pillow(source: object) -> bool:
+    """Tell whether this is a Pillow image, without importing Pillow for callers who have none."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(source, pillow.Image)
+
+
+def _png(image: Any) -> bytes:
+    """Encode a Pillow image as PNG, upright: PNG would lose the EXIF orientation that the server honours in files."""
+    from PIL import ImageOps  # noqa: PLC0415 - only a caller who has Pillow comes here
+
+    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode not in _PNG_MODES:
+        image = image.convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

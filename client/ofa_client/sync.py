@@ -1,0 +1,134 @@
+"""The client for code without asyncio: the asynchronous one, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Coroutine
+from os import PathLike
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ofa_client import contract
+from ofa_client.aio import DEFAULT_TIMEOUT, AsyncCaptioner
+from ofa_client.images import ImageSource, read_image
+from ofa_client.options import SearchOptions
+from ofa_client.results import Caption
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_T = TypeVar("_T")
+
+
+class Captioner:
+    """Captions images with an OFA captioning server. Threads may share one; a forked process makes its own.
+
+    >>> with Captioner("grpc://localhost:8001") as captioner:          # doctest: +SKIP
+    ...     print(captioner.caption("photo.jpg").text)
+
+    Arguments and errors are those of :class:`~ofa_client.AsyncCaptioner`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str = contract.MODEL,
+        timeout: float = DEFAULT_TIMEOUT,
+        ca_file: str | PathLike[str] | None = None,
+    ) -> None:
+        self._captioner = AsyncCaptioner(url, model=model, timeout=timeout, ca_file=ca_file)
+        self._loop = _LoopThread()
+        self._process = os.getpid()
+        self._forgotten = weakref.finalize(self, self._loop.stop_soon, self._captioner)
+
+    def caption(
+        self,
+        image: ImageSource,
+        *,
+        timeout: float | None = None,
+        details: bool = False,
+        **options: Unpack[SearchOptions],
+    ) -> Caption:
+        """Return the best caption of an image; see :meth:`AsyncCaptioner.caption`."""
+        self._check_usable()
+        data = read_image(image)
+        return self._loop.run(self._captioner.caption(data, timeout=timeout, details=details, **options))
+
+    def captions(
+        self,
+        image: ImageSource,
+        *,
+        num_captions: int | None = None,
+        timeout: float | None = None,
+        details: bool = False,
+        **options: Unpack[SearchOptions],
+    ) -> list[Caption]:
+        """Return the ``num_captions`` best captions of an image, best first; see :meth:`AsyncCaptioner.captions`."""
+        self._check_usable()
+        data = read_image(image)
+        return self._loop.run(
+            self._captioner.captions(data, num_captions=num_captions, timeout=timeout, details=details, **options)
+        )
+
+    def _check_usable(self) -> None:
+        if not self._forgotten.alive:
+            raise RuntimeError("this captioner is closed")
+        if os.getpid() != self._process:
+            raise RuntimeError("a captioner does not survive a fork: create one in the new process")
+
+    def close(self) -> None:
+        """Close the connections and end the thread; a second call does nothing."""
+        if self._forgotten.detach() and os.getpid() == self._process:
+            self._loop.stop_soon(self._captioner)
+            self._loop.join()
+
+    def __enter__(self) -> Captioner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _LoopThread:
+    """An event loop that runs in a daemon thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="ofa-client", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine to its end; an interrupt (Ctrl-C) cancels it, and so the request."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop_soon(self, captioner: AsyncCaptioner) -> None:
+        """Close the captioner, then the loop, without waiting: a finalizer may run in this very thread."""
+        asyncio.run_coroutine_threadsafe(self._close(captioner), self._loop)
+
+    async def _close(self, captioner: AsyncCaptioner) -> None:
+        try:
+            await captioner.close()
+        finally:
+            self._loop.stop()
+
+    def join(self) -> None:
+        """Wait until the loop has ended."""
+        self._thread.join()

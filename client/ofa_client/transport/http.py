@@ -1,0 +1,62 @@
+"""Captions over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from os import PathLike
+
+import aiohttp
+import numpy as np
+import tritonclient.http as protocol
+from tritonclient.http.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from ofa_client.endpoint import Endpoint
+from ofa_client.errors import UnexpectedResponseError
+from ofa_client.transport.base import InferRequest, Transport, infer_arguments, read_tensors
+from ofa_client.transport.refusals import deadline_exceeded, refusal, unreachable
+
+_NO_LIMIT = 0
+
+
+class HttpTransport(Transport):
+    """A pool of HTTP connections, as many as there are requests at once."""
+
+    def __init__(self, endpoint: Endpoint, ca_file: str | PathLike[str] | None = None) -> None:
+        self._server = str(endpoint)
+        self._client = InferenceServerClient(
+            endpoint.address,
+            conn_limit=_NO_LIMIT,
+            conn_timeout=None,  # each request has its own
+            ssl=endpoint.secure,
+            ssl_context=ssl.create_default_context(cafile=ca_file) if endpoint.secure else False,
+        )
+
+    async def infer(self, request: InferRequest) -> dict[str, np.ndarray]:
+        """See :class:`~ofa_client.transport.base.Transport`; past the deadline the connection is closed."""
+        try:
+            arguments = infer_arguments(protocol, request)
+            result = await asyncio.wait_for(self._client.infer(**arguments), request.timeout)
+        except asyncio.TimeoutError as error:
+            raise deadline_exceeded(request, self._server) from error
+        except InferenceServerException as error:
+            raise refusal(error.status(), error.message(), self._server) from error
+        except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
+            raise UnexpectedResponseError(f"{self._server} does not speak HTTP as expected") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise unreachable(self._server, _reason(error)) from error
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # where tritonclient met no Triton answer
+            raise UnexpectedResponseError(f"{self._server} did not answer as Triton does") from error
+        return read_tensors(result, request)
+
+    async def close(self) -> None:
+        """Close the connections; requests in flight fail."""
+        await self._client.close()
+
+
+def _reason(error: Exception) -> str:
+    """Say it as the system does; aiohttp's own texts show its data structures."""
+    number = getattr(error, "errno", None) or 0
+    return os.strerror(number) if number > 0 else str(error) or type(error).__name__
