@@ -1,0 +1,69 @@
+"""Fixtures of the client's tests: a real Triton whose model does as the image says, and both protocols to it.
+
+They also run under Pythons that the server does not support, against a server that runs already:
+
+    python tests/client/scripted_triton.py         # prints its URLs, serves until its standard input ends
+    OFA_TEST_SCRIPTED_URLS="grpc://… http://…" python3.9 -m pytest tests/client --confcutdir=tests/client
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+
+import pytest
+from ofa_client import AsyncCaptioner, Captioner
+
+from scripted_triton import Server, scripted_triton
+
+RUNNING_URLS = os.environ.get("OFA_TEST_SCRIPTED_URLS")
+
+
+@pytest.fixture(scope="session")
+def scripted(tmp_path_factory):
+    if RUNNING_URLS:
+        yield Server(*RUNNING_URLS.split())
+        return
+    with scripted_triton(tmp_path_factory.mktemp("scripted")) as running:
+        yield running
+
+
+@pytest.fixture(params=["grpc", "http"])
+def url(request, scripted):
+    """The scripted server's address over each protocol: what holds for one holds for the other."""
+    return getattr(scripted, request.param)
+
+
+@pytest.fixture
+def captioner(url):
+    with Captioner(url) as captioner:
+        yield captioner
+
+
+@pytest.fixture
+def script():
+    """Return the image that makes the server do what the keywords say, see ``scripted_model.py``."""
+    return lambda **keys: b"scripted:" + json.dumps(keys).encode()
+
+
+@pytest.fixture
+def run_async(url):
+    """Run ``use(captioner)`` with an asynchronous captioner, in a loop of its own."""
+
+    def run(use, **settings):
+        async def main():
+            async with AsyncCaptioner(url, **settings) as captioner:
+                return await use(captioner)
+
+        return asyncio.run(main())
+
+    return run
+
+
+@pytest.fixture
+def closed_port():
+    """A port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]

@@ -1,0 +1,88 @@
+"""A Triton model with the contract's tensors that answers as its image tells it: the client's faults on demand.
+
+An image that begins with ``scripted:`` goes on with a JSON object:
+
+    error, status    refuse with this message and this name of a ``TritonError`` code (INVALID_ARG by default)
+    delay_s          answer after that long
+    captions         answer with these texts
+    scores           answer with these scores, even if they are too many
+    echo             answer with what arrived, as JSON: parameters, timeout_us, in_flight (requests of this ``group``
+                     just now) and cancelled (requests so far whose client had gone when their answer was due)
+
+Any other image gets captions that name the hash of its bytes.
+"""
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+MARK = b"scripted:"
+PAD, END = 1, 2
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        parameters = json.loads(args["model_config"])["parameters"]
+        self.execute_seconds = float(parameters.get("execute_seconds", {"string_value": "0"})["string_value"])
+        self.lock = threading.Lock()
+        self.in_flight = Counter()
+        self.cancelled = 0
+
+    def execute(self, requests):
+        time.sleep(self.execute_seconds)
+        for request in requests:
+            image = pb_utils.get_input_tensor_by_name(request, "image").as_numpy().item()
+            script = json.loads(image[len(MARK) :]) if image.startswith(MARK) else {}
+            group = script.get("group")
+            with self.lock:
+                self.in_flight[group] += 1
+                in_flight = self.in_flight[group]
+            arrived = {
+                "parameters": json.loads(request.parameters()),
+                "timeout_us": request.timeout(),
+                "in_flight": in_flight,
+                "cancelled": self.cancelled,
+            }
+            answer = respond(image, script, arrived)
+            sender = request.get_response_sender()
+            threading.Timer(script.get("delay_s", 0), self.send, (sender, answer, group)).start()
+
+    def send(self, sender, answer, group):
+        with self.lock:
+            self.in_flight[group] -= 1
+            self.cancelled += sender.is_cancelled()
+        sender.send(answer, flags=FINAL)
+
+
+def respond(image, script, arrived):
+    if "error" in script:
+        status = getattr(pb_utils.TritonError, script.get("status", "INVALID_ARG"))
+        return pb_utils.InferenceResponse([], pb_utils.TritonError(script["error"], status))
+    n = int(arrived["parameters"].get("num_captions", 1))
+    digest = hashlib.sha256(image).hexdigest()[:12]
+    captions = script.get("captions", [f"image {digest}, caption {i}" for i in range(n)])
+    if script.get("echo"):
+        captions = [json.dumps(arrived)]
+    n = len(captions)
+    lengths = [3 + i for i in range(n)]  # each hypothesis a token longer than the one before
+    tokens = np.full((n, max(lengths)), PAD, np.int32)
+    logprobs = np.zeros(tokens.shape, np.float32)
+    for row, length in enumerate(lengths):
+        tokens[row, :length] = [*range(4, 3 + length), END]
+        logprobs[row, :length] = -0.5
+    scores = np.array(script.get("scores", [-0.25 * (i + 1) for i in range(n)]), np.float32)
+    return pb_utils.InferenceResponse(
+        [
+            pb_utils.Tensor("caption", np.array([[text.encode() for text in captions]], np.object_)),
+            pb_utils.Tensor("score", scores[None]),
+            pb_utils.Tensor("tokens", tokens[None]),
+            pb_utils.Tensor("token_logprobs", logprobs[None]),
+            pb_utils.Tensor("timing_ms", np.array([[0.5, 1, 2, 3, 4]], np.float32)),
+        ]
+    )

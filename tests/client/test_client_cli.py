@@ -1,0 +1,238 @@
+"""``ofa-caption`` as a user runs it: output, order, exit status, errors on one line, flags and variables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+from ofa_client import contract
+
+COMMAND = [sys.executable, "-m", "ofa_client"]
+
+
+@pytest.fixture
+def environment(scripted):
+    own = {name: value for name, value in os.environ.items() if not name.startswith("OFA_")}
+    return {**own, "OFA_URL": scripted.grpc}
+
+
+@pytest.fixture
+def ofa_caption(environment, tmp_path):
+    """Run the command in an empty folder; ``variables`` are the environment's."""
+
+    def run(*arguments, encoding="utf-8", **variables):
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=tmp_path,
+            env={**environment, **variables},
+            capture_output=True,
+            encoding=encoding,
+            errors="surrogateescape",
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def image(tmp_path, script):
+    """Write an image that gets these captions, or that does what the keywords say."""
+
+    def write(name, *captions, **keys):
+        (tmp_path / name).write_bytes(script(**({"captions": captions} if captions else {}), **keys))
+        return name
+
+    return write
+
+
+def test_prints_path_and_caption(ofa_caption, image, url):
+    result = ofa_caption("--url", url, image("cat.jpg", "a cat"), image("dog.jpg", "a dog"))
+    assert (result.stdout, result.stderr, result.returncode) == ("cat.jpg: a cat\ndog.jpg: a dog\n", "", 0)
+
+
+def test_prints_one_json_object_a_line(ofa_caption, image):
+    result = ofa_caption("--json", image("cat.jpg", "a cat"), image("zh.jpg", "一只猫"))
+    assert result.stdout.splitlines() == [
+        '{"image": "cat.jpg", "captions": [{"text": "a cat", "score": -0.25}]}',
+        '{"image": "zh.jpg", "captions": [{"text": "一只猫", "score": -0.25}]}',
+    ]
+
+
+def test_prints_the_best_captions_of_an_image(ofa_caption, tmp_path):
+    (tmp_path / "cat.jpg").write_bytes(b"an image")
+    digest = hashlib.sha256(b"an image").hexdigest()[:12]
+    result = ofa_caption("--num-captions", "2", "cat.jpg")
+    assert result.stdout == f"cat.jpg: image {digest}, caption 0\ncat.jpg: image {digest}, caption 1\n"
+    record = json.loads(ofa_caption("--num-captions", "2", "--json", "cat.jpg").stdout)
+    assert [caption["score"] for caption in record["captions"]] == [-0.25, -0.5]
+
+
+def test_details_are_in_the_json(ofa_caption, image):
+    record = json.loads(ofa_caption("--json", "--details", image("cat.jpg", "a cat")).stdout)
+    assert record["captions"] == [
+        {"text": "a cat", "score": -0.25, "tokens": [4, 5, 2], "token_logprobs": [-0.5, -0.5, -0.5]}
+    ]
+    assert record["timing_ms"] == dict(zip(contract.STAGES, [0.5, 1, 2, 3, 4]))
+
+
+def test_details_without_json_are_refused(ofa_caption, image):
+    result = ofa_caption("--details", image("cat.jpg", "a cat"))
+    assert result.returncode == 2
+    assert "--details needs --json" in result.stderr
+
+
+def test_a_bad_image_is_one_line_and_the_others_go_on(ofa_caption, image):
+    images = image("cat.jpg", "a cat"), image("bad.jpg", error="TRUNCATED_IMAGE: it ends early"), "missing.jpg", "."
+    result = ofa_caption(*images, image("dog.jpg", "a dog"))
+    assert result.stdout == "cat.jpg: a cat\ndog.jpg: a dog\n"
+    assert result.stderr.splitlines() == [
+        "bad.jpg: TRUNCATED_IMAGE: it ends early. Fetch or export the file again.",
+        "missing.jpg: UNREADABLE: No such file or directory",
+        ".: UNREADABLE: Is a directory",
+    ]
+    assert result.returncode == 1
+
+
+def test_captions_come_in_order_whichever_is_done_first(ofa_caption, image):
+    images = [image(f"{i}.jpg", f"number {i}", delay_s=0.4 - i / 10) for i in range(5)]
+    assert ofa_caption(*images).stdout == "".join(f"{i}.jpg: number {i}\n" for i in range(5))
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_the_images_in_flight_are_bounded(ofa_caption, image, concurrency):
+    group = str(uuid.uuid4())
+    images = [image(f"{i}.jpg", echo=True, group=group, delay_s=0.3) for i in range(6)]
+    result = ofa_caption("--json", "--concurrency", str(concurrency), *images)
+    texts = [json.loads(line)["captions"][0]["text"] for line in result.stdout.splitlines()]
+    assert max(json.loads(text)["in_flight"] for text in texts) == concurrency
+
+
+def test_each_caption_is_written_when_it_is_there(environment, image, tmp_path):
+    arguments = [*COMMAND, image("first.jpg", "a cat"), image("second.jpg", "a dog", delay_s=3)]
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    begin = time.monotonic()
+    assert process.stdout.readline() == b"first.jpg: a cat\n"
+    assert process.poll() is None
+    process.communicate(timeout=20)
+    assert time.monotonic() - begin > 1
+
+
+def received(result):
+    return json.loads(json.loads(result.stdout)["captions"][0]["text"])
+
+
+FLAGS = {
+    "beam_size": 8,
+    "num_captions": 2,
+    "max_length": 20,
+    "min_length": 3,
+    "no_repeat_ngram_size": 2,
+    "length_penalty": 0.5,
+    "temperature": 1.5,
+    "unk_penalty": 2,
+}
+
+
+def test_every_request_parameter_is_a_flag(ofa_caption, image):
+    flags = [text for name, value in FLAGS.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    arrived = received(ofa_caption("--json", *flags, "--timeout", "7.5", image("cat.jpg", echo=True)))
+    assert {name: float(value) for name, value in arrived["parameters"].items()} == FLAGS
+    assert arrived["timeout_us"] == 7_500_000
+
+
+def test_every_flag_is_a_variable(ofa_caption, image):
+    variables = {f"OFA_{name.upper()}": str(value) for name, value in FLAGS.items()}
+    arrived = received(ofa_caption(image("cat.jpg", echo=True), OFA_JSON="1", OFA_TIMEOUT="7.5", **variables))
+    assert {name: float(value) for name, value in arrived["parameters"].items()} == FLAGS
+    assert arrived["timeout_us"] == 7_500_000
+
+
+def test_a_flag_wins_over_its_variable(ofa_caption, image):
+    flags = ["--no-json", "--model", "ofa_caption", "--concurrency", "2"]
+    result = ofa_caption(*flags, image("cat.jpg", "a cat"), OFA_JSON="true", OFA_MODEL="other", OFA_CONCURRENCY="-1")
+    assert result.stdout == "cat.jpg: a cat\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"OFA_BEAM_SIZE": "many"}, "argument --beam-size: invalid int value: 'many'"),
+        ({"OFA_CONCURRENCY": "0"}, "argument --concurrency: must be at least 1, not 0"),
+        ({"OFA_CA_FILE": "missing.pem"}, "argument --ca-file: no such file: missing.pem"),
+        ({"OFA_TIMEOUT": "0"}, "a timeout is above 0"),
+        ({"OFA_URL": "localhost"}, "must look like grpc://host:8001"),
+    ],
+)
+def test_a_wrong_variable_is_named(ofa_caption, image, variables, reason):
+    result = ofa_caption(image("cat.jpg", "a cat"), **variables)
+    assert (result.stdout, result.returncode) == ("", 2)
+    assert reason in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_an_unreachable_server_is_one_line(ofa_caption, image, closed_port, scheme):
+    images = [image(f"{i}.jpg", "a cat") for i in range(12)]
+    result = ofa_caption("--url", f"{scheme}://127.0.0.1:{closed_port}", *images)
+    assert (result.stdout, result.returncode) == ("", 2)
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"ofa-caption: UNAVAILABLE: cannot get an answer from {scheme}://127.0.0.1:{closed_port} (")
+
+
+@pytest.mark.parametrize(
+    ("keys", "code"), [({"error": "INVALID_PARAMETER: beam_size is 99; it must be 1 to 16"}, "INVALID_PARAMETER")]
+)
+def test_what_every_image_would_meet_is_said_once(ofa_caption, image, keys, code):
+    result = ofa_caption(*[image(f"{i}.jpg", **keys) for i in range(12)])
+    assert (result.stdout, result.returncode) == ("", 2)
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"ofa-caption: {code}: ")
+
+
+def test_an_unknown_model_is_said_once(ofa_caption, image):
+    result = ofa_caption("--model", "nothing", image("a.jpg", "a cat"), image("b.jpg", "a dog"))
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("ofa-caption: MODEL_NOT_FOUND: ")
+
+
+def test_ctrl_c_ends_quietly(environment, image, tmp_path):
+    arguments = [*COMMAND, image("first.jpg", "a cat"), image("second.jpg", "a dog", delay_s=20)]
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"first.jpg: a cat\n"
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=10)
+    assert (process.returncode, complaints) == (130, b"")
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(environment, image, tmp_path):
+    arguments = [*COMMAND, image("0.jpg", "a cat"), *[image(f"{i}.jpg", "a cat", delay_s=0.5) for i in range(1, 4)]]
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"0.jpg: a cat\n"
+    process.stdout.close()
+    assert (process.wait(20), process.stderr.read()) == (1, b"")
+    process.stderr.close()
+
+
+def test_a_file_name_need_not_be_text(ofa_caption, image):
+    name = image(os.fsdecode(b"caf\xe9.jpg"), "a cat")
+    assert ofa_caption(name).stdout == "caf\\udce9.jpg: a cat\n"
+    assert json.loads(ofa_caption("--json", name).stdout)["image"] == name
+
+
+def test_json_is_whole_where_the_terminal_is_not_unicode(ofa_caption, image):
+    result = ofa_caption("--json", image("zh.jpg", "一只猫 🐈"), encoding="latin-1", PYTHONIOENCODING="latin-1")
+    assert json.loads(result.stdout)["captions"][0]["text"] == "一只猫 🐈"
+
+
+def test_help_names_every_variable(ofa_caption):
+    text = ofa_caption("--help", COLUMNS="400").stdout
+    for name in ("URL", "MODEL", "TIMEOUT", "CONCURRENCY", "JSON", "DETAILS", "CA_FILE", *map(str.upper, FLAGS)):
+        assert f"[OFA_{name}" in text

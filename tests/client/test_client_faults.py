@@ -1,0 +1,222 @@
+"""Against servers that are missing, silent, restarting or speaking nonsense: the promised error, never a hang."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+import pytest
+from ofa_client import Captioner, errors
+
+from nonsense_servers import grpc_server, http_server, one_caption
+
+IMAGE = b"an image"
+
+
+def http_answer(status, body, headers=""):
+    return f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n{headers}\r\n{body}".encode()
+
+
+def caption(url, **settings):
+    with Captioner(url, **{"timeout": 5, **settings}) as captioner:
+        return captioner.caption(IMAGE)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_nobody_listens(scheme, closed_port):
+    begin = time.monotonic()
+    url = f"{scheme}://127.0.0.1:{closed_port}"
+    with pytest.raises(errors.ServiceUnavailableError, match=rf"{url} \(.*Connection refused.*\)"):
+        caption(url)
+    assert time.monotonic() - begin < 3
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_no_such_host(scheme):
+    with pytest.raises((errors.ServiceUnavailableError, errors.DeadlineExceededError)):
+        caption(f"{scheme}://no-such-host.invalid:8001")
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_silent_server_costs_the_timeout_and_no_more(scheme):
+    begin = time.monotonic()
+    with http_server(None) as url, pytest.raises(errors.DeadlineExceededError):
+        caption(url.replace("http", scheme), timeout=0.5)
+    assert time.monotonic() - begin < 3
+
+
+def test_a_server_that_hangs_up():
+    with http_server(b"") as url, pytest.raises(errors.ServiceUnavailableError):
+        caption(url)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http_answer("200 OK", "<html>Welcome</html>"),
+        http_answer("200 OK", ""),
+        http_answer("200 OK", "[]"),
+        http_answer("200 OK", "{}"),
+        http_answer("200 OK", '{"outputs": [{"name": "caption", "shape": [1, 1]}]}'),
+        http_answer("200 OK", '{"outputs": 5}', "Inference-Header-Content-Length: 14\r\n"),
+        http_answer("200 OK", '{"outputs": []}', "Inference-Header-Content-Length: many\r\n"),
+        http_answer("302 Found", "", "Location: /v2/elsewhere\r\n"),
+        http_answer("418 I'm a teapot", '{"error": {"not": "a text"}}'),
+        b"SSH-2.0-OpenSSH_9.0\r\n",
+    ],
+)
+def test_nonsense_over_http(answer):
+    with http_server(answer) as url, pytest.raises(errors.UnexpectedResponseError):
+        caption(url)
+
+
+def test_an_answer_cut_short():
+    cut = b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"outputs": ['
+    with http_server(cut) as url, pytest.raises(errors.ServiceUnavailableError):
+        caption(url)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("401 Unauthorized", errors.AccessRefusedError),
+        ("403 Forbidden", errors.AccessRefusedError),
+        ("404 Not Found", errors.ModelNotFoundError),
+        ("413 Request Entity Too Large", errors.ImageTooLargeError),
+        ("429 Too Many Requests", errors.OverloadedError),
+        ("502 Bad Gateway", errors.ServiceUnavailableError),
+        ("503 Service Unavailable", errors.ServiceUnavailableError),
+        ("504 Gateway Timeout", errors.DeadlineExceededError),
+    ],
+)
+def test_a_proxys_page_is_judged_by_its_status(status, kind):
+    page = f"<html>{status}</html>"
+    with http_server(http_answer(status, page)) as url, pytest.raises(kind) as caught:
+        caption(url)
+    assert "html" not in str(caught.value)
+
+
+def test_a_restricted_http_api_is_no_outage():
+    refusal = '{"error":"This API is restricted, expecting header \'key\'"}'
+    with http_server(http_answer("403 Forbidden", refusal)) as url, pytest.raises(errors.AccessRefusedError):
+        caption(url)
+
+
+def refuse(status, text):
+    return lambda request, context: context.abort(status, text)
+
+
+def test_a_restricted_grpc_protocol_is_no_outage():
+    behave = refuse(
+        grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-protocol-key'"
+    )
+    with grpc_server(behave) as url, pytest.raises(errors.AccessRefusedError):
+        caption(url)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, errors.AccessRefusedError),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.AccessRefusedError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.OverloadedError),
+        (grpc.StatusCode.UNIMPLEMENTED, errors.UnexpectedResponseError),
+        (grpc.StatusCode.CANCELLED, errors.ServiceUnavailableError),
+        (grpc.StatusCode.DATA_LOSS, errors.UnexpectedResponseError),
+    ],
+)
+def test_a_grpc_status(status, kind):
+    with grpc_server(refuse(status, "said in words")) as url, pytest.raises(kind, match="said in words"):
+        caption(url)
+
+
+def no_outputs(request, context):
+    response = one_caption(request, context)
+    del response.outputs[:], response.raw_output_contents[:]
+    return response
+
+
+def no_text(request, context):
+    response = one_caption(request, context)
+    response.raw_output_contents[0] = b"\x02\0\0\0\xff\xfe"
+    return response
+
+
+def no_batch(request, context):
+    response = one_caption(request, context)
+    response.outputs[0].shape[:] = [1]
+    return response
+
+
+def no_number(request, context):
+    response = one_caption(request, context)
+    response.raw_output_contents[1] = b"\0\0\xc0\x7f"
+    return response
+
+
+def wrong_size(request, context):
+    response = one_caption(request, context)
+    response.raw_output_contents[1] = b"\0\0\0\0\0"
+    return response
+
+
+def wrong_type(request, context):
+    response = one_caption(request, context)
+    response.outputs[0].datatype = "FP32"
+    response.raw_output_contents[0] = b"\0\0\0\0"
+    return response
+
+
+@pytest.mark.parametrize("behave", [no_outputs, no_text, no_batch, no_number, wrong_size, wrong_type])
+def test_nonsense_over_grpc(behave):
+    with grpc_server(behave) as url, pytest.raises(errors.UnexpectedResponseError):
+        caption(url)
+
+
+def test_scores_that_do_not_fit_the_captions(captioner, script):
+    with pytest.raises(errors.UnexpectedResponseError, match="1 captions with the scores"):
+        captioner.caption(script(captions=["a cat"], scores=[-1, -2]))
+
+
+def test_no_captions_at_all():
+    def behave(request, context):
+        response = one_caption(request, context)
+        for i, tensor in enumerate(response.outputs):
+            tensor.shape[:] = [1, 0]
+            response.raw_output_contents[i] = b""
+        return response
+
+    with grpc_server(behave) as url, pytest.raises(errors.UnexpectedResponseError):
+        caption(url)
+
+
+def test_http_spoken_to_a_grpc_port(scripted):
+    with pytest.raises((errors.UnexpectedResponseError, errors.ServiceUnavailableError)):
+        caption(scripted.grpc.replace("grpc", "http"))
+
+
+def test_grpc_spoken_to_an_http_port(scripted):
+    with pytest.raises((errors.UnexpectedResponseError, errors.ServiceUnavailableError, errors.DeadlineExceededError)):
+        caption(scripted.http.replace("http", "grpc"))
+
+
+def test_a_server_that_comes_back_is_used_again():
+    with grpc_server(one_caption) as url:
+        captioner = Captioner(url, timeout=5)
+        assert captioner.caption(IMAGE).text == "a cat"
+    with captioner:
+        with pytest.raises(errors.ServiceUnavailableError):
+            captioner.caption(IMAGE)
+        with grpc_server(one_caption, port=int(url.rpartition(":")[2])):
+            assert caption_when_back(captioner, seconds=10).text == "a cat"
+
+
+def caption_when_back(captioner, seconds):
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return captioner.caption(IMAGE)
+        except errors.ServiceUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
