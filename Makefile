@@ -1,0 +1,77 @@
+# Every command of the project. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONDONTWRITEBYTECODE := 1
+
+NAME ?= ofa_caption
+ENGINE ?= onnxruntime
+DEVICE ?= cpu
+PRECISION ?= fp32
+HTTP_PORT ?= 8000
+GRPC_PORT ?= 8001
+METRICS_PORT ?= 8002
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- environment ------------------------------------------------------------------------------------------------------
+
+$(VENV)/.ready: pyproject.toml client/pyproject.toml constraints.txt scripts/environment
+	scripts/environment $(PYTHON) $(VENV)
+
+.PHONY: environment
+environment: $(VENV)/.ready ## install everything into .venv (the other commands do it by themselves)
+
+# --- the main way -----------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: artifacts/ofa_caption/manifest.json ## build the bundled checkpoint, serve it, caption examples/images, stop
+	PATH=$(CURDIR)/$(BIN):$$PATH scripts/demo
+
+artifacts/ofa_caption/manifest.json: $(VENV)/.ready $(wildcard checkpoints/emoji/*)
+	$(BIN)/ofa-build build checkpoints/emoji
+
+.PHONY: build
+build: $(VENV)/.ready ## CHECKPOINT=dir-or-hub-name NAME=name [ENGINE= DEVICE= PRECISION=]: engines and repository
+	@test -n "$(CHECKPOINT)" || { echo "make build needs CHECKPOINT=directory, .pt file or hub name"; exit 2; }
+	$(BIN)/ofa-build build "$(CHECKPOINT)" --name "$(NAME)" --engine $(ENGINE) --device $(DEVICE) --precision $(PRECISION)
+
+.PHONY: serve
+serve: $(VENV)/.ready ## NAME=name [HTTP_PORT= GRPC_PORT= METRICS_PORT=]: serve a built checkpoint in the foreground
+	$(BIN)/ofa-serve $(NAME) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(VENV)/.ready ## every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest
+
+.PHONY: parity
+parity: $(VENV)/.ready ## compare with ModelScope's own pipeline, live, in an environment of its own (minutes)
+	scripts/parity
+
+# --- TensorRT, in NVIDIA's container ----------------------------------------------------------------------------------
+
+TRITON_IMAGE ?= nvcr.io/nvidia/tritonserver:26.06-py3
+
+.PHONY: plans
+plans: ## CHECKPOINT=directory NAME=name: build TensorRT plans for this machine's GPU (needs Docker and an NVIDIA GPU)
+	@test -n "$(CHECKPOINT)" || { echo "make plans needs CHECKPOINT=directory"; exit 2; }
+	docker build --target plans --build-arg TRITON_IMAGE=$(TRITON_IMAGE) -t ofa-triton-plans -f deploy/Dockerfile .
+	mkdir -p artifacts
+	docker run --rm --gpus 1 --user "$$(id -u):$$(id -g)" -v "$(abspath $(CHECKPOINT)):/checkpoint:ro" \
+	  -v "$(CURDIR)/artifacts:/artifacts" ofa-triton-plans \
+	  build /checkpoint --name "$(NAME)" --artifacts /artifacts --engine tensorrt --device gpu
+
+.PHONY: clean
+clean: ## remove what was built, not the environment
+	rm -rf artifacts .cache
