@@ -219,6 +219,20 @@ def test_a_signal_while_models_load_stops_it(launcher, artifacts):
     assert regions(launcher) == []
 
 
+def test_a_server_that_dies_while_stopping_is_not_a_clean_stop(launcher, artifacts):
+    replace_ensemble(artifacts / NAME)
+    with launcher, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(caption, launcher, wait="5")
+        wait_until(lambda: requests_in_flight(launcher.metrics_url) == 1)
+        launcher.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in launcher.log())
+        os.kill(launcher.server_pid, signal.SIGKILL)
+        assert launcher.wait() == 1
+        with pytest.raises(InferenceServerException):
+            answer.result()
+    assert "while stopping, the server was killed" in launcher.last_line()
+
+
 def test_a_killed_server_ends_the_launcher_in_one_line(launcher):
     with launcher:
         os.kill(launcher.server_pid, signal.SIGKILL)

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Imported late: what it needs comes with the server, and its absence deserves a sentence.
         importlib.import_module("ofa_serving.launcher.serve").serve(settings)
     except ModuleNotFoundError as error:
-        package = error.name.partition(".")[0]
+        package = str(error.name).partition(".")[0]
         logger.error("the package %s is not installed: pip install 'ofa-triton[serving,embedded]'", package)
         return 1
     except LaunchError as error:

@@ -30,6 +30,7 @@ from ofa_serving.launcher.triton import TritonProcess, triton_command
 
 _POLL_SECONDS = 0.1
 _DRAIN_SECONDS = 0.2
+_CLEAN_EXITS = (0, -signal.SIGTERM)  # the second before it listens to signals
 _PROBE_SECONDS = 2
 _EXIT_MARGIN = 10
 """Seconds past the server's own exit timeout until it is killed."""
@@ -167,6 +168,8 @@ class Supervisor:
                 raise LaunchError("stopped at once by a second signal; requests in flight were lost")
             if time.monotonic() > deadline:
                 raise LaunchError("the server did not stop in time and was killed; requests in flight were lost")
+        if server.exit_code not in _CLEAN_EXITS:
+            raise LaunchError(f"while stopping, {explain(server.exit_code, server.last_lines())}")
         logger.info("stopped")
 
     def _drain(self, server: TritonProcess, drain_file: Path, stop_by: float) -> None:
