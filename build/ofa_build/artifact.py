@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 from ofa_serving.contract import MAX_LENGTH, Names
-from ofa_serving.host import installed_version
+from ofa_serving.host import installed_version, visible_gpu
 from ofa_serving.local import LocalCaptioner
 from ofa_serving.manifest import FILE_NAME, CheckpointRecord, FileRecord, Manifest
 
-from .checkpoint.types import Checkpoint
+from .checkpoint import Checkpoint
 from .export.graphs import CROSS, ENCODER, STEP, export_graphs
 from .model import OFA
+from .plans import build_plan
 from .repository import Serving, Shape, model_configs, write_configs
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ KNOWN_IMAGE = Path(__file__).parent / "known_image.jpg"
 
 
 def build_artifact(checkpoint: Checkpoint, source: str, name: str, artifacts: Path, serving: Serving) -> Path:
-    """Builds fp32 ONNX Runtime engines and everything around them.
+    """Builds fp32 engines and everything around them.
 
     Args:
         checkpoint: what to build.
@@ -58,26 +59,28 @@ def _fill(folder: Path, checkpoint: Checkpoint, source: str, name: str, serving:
     names, settings = Names(name), checkpoint.settings
     repository = folder / "model_repository"
     log.info("exporting the graphs")
-    length = _write_graphs(folder, checkpoint)
+    encoder, search = (repository / model / "1" for model in (names.encoder, names.beam_search))
+    length = _write_graphs(encoder, search, checkpoint)
     shape = Shape(settings.patch_image_size, length, checkpoint.config.d_model, settings.language)
     write_configs(repository, names, model_configs(names, shape, settings.generation, serving))
-    search = repository / names.beam_search / "1"
-    (folder / ENCODER).rename(repository / names.encoder / "1" / "model.onnx")
-    (folder / CROSS).rename(search / CROSS)
-    (folder / STEP).rename(search / STEP)
     for file_name, content in checkpoint.tokenizer_files.items():
         (search / file_name).write_bytes(content)
     log.info("captioning the known image")
     _write_canary(folder, name)
+    if serving.engine == "tensorrt":
+        _replace_by_plans(repository, names, serving)
     _manifest(folder, checkpoint, source, name, shape, serving).write(folder / FILE_NAME)
 
 
-def _write_graphs(folder: Path, checkpoint: Checkpoint) -> int:
+def _write_graphs(encoder: Path, decoder: Path, checkpoint: Checkpoint) -> int:
+    encoder.mkdir(parents=True)
+    decoder.mkdir(parents=True)
     settings, tokenizer = checkpoint.settings, checkpoint.tokenizer
     model = OFA(checkpoint.config).eval()
     model.load_state_dict(dict(checkpoint.state_dict))
     return export_graphs(
-        folder,
+        encoder,
+        decoder,
         model,
         special=tokenizer.special,
         prompt=tokenizer.encode_prompt(settings.prompt, settings.max_src_length),
@@ -90,16 +93,28 @@ def _write_graphs(folder: Path, checkpoint: Checkpoint) -> int:
 
 def _write_canary(folder: Path, name: str) -> None:
     image = KNOWN_IMAGE.read_bytes()
-    with LocalCaptioner(folder / "model_repository", name) as captioner:
+    with LocalCaptioner(folder / "model_repository", name, engine="onnxruntime") as captioner:
         (captions,) = captioner.captions([image])
     (folder / "canary").mkdir()
     (folder / "canary" / "image").write_bytes(image)
     (folder / "canary" / "canary.json").write_text(json.dumps({"captions": captions}, ensure_ascii=False) + "\n")
 
 
+def _replace_by_plans(repository: Path, names: Names, serving: Serving) -> None:
+    search = repository / names.beam_search / "1"
+    graphs = {
+        repository / names.encoder / "1" / ENCODER: serving.max_batch_size,
+        search / CROSS: serving.max_captions,
+        search / STEP: serving.max_captions,
+    }
+    for graph, most in graphs.items():
+        build_plan(graph, graph.with_suffix(".plan"), most)
+        graph.unlink()
+
+
 def _manifest(folder: Path, checkpoint: Checkpoint, source: str, name: str, shape: Shape, serving: Serving) -> Manifest:
     config = checkpoint.config
-    packages = ("onnxruntime", "onnx", "onnxscript", "torch", "numpy", "pillow", "tokenizers")
+    packages = {"onnxruntime", "onnx", "onnxscript", "torch", "numpy", "pillow", "tokenizers", serving.engine}
     return Manifest(
         name=name,
         checkpoint=CheckpointRecord(source, checkpoint.source_format, checkpoint.sha256),
@@ -116,8 +131,8 @@ def _manifest(folder: Path, checkpoint: Checkpoint, source: str, name: str, shap
         engine=serving.engine,
         precision="fp32",
         device="gpu" if serving.gpu else "cpu",
-        gpu=None,
-        versions={package: installed_version(package) or "" for package in packages},
+        gpu=visible_gpu() if serving.engine == "tensorrt" else None,
+        versions={package: installed_version(package) or "" for package in sorted(packages)},
         files=tuple(FileRecord.of(folder, path) for path in _files(folder / "model_repository")),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

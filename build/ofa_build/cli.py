@@ -13,6 +13,7 @@ from ofa_serving.contract import DEFAULT_NAME
 
 from .artifact import build_artifact
 from .checkpoint import CheckpointError, load_checkpoint
+from .plans import PlanError, load_tensorrt
 from .repository import Serving
 
 log = logging.getLogger("ofa-build")
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(arguments)
     try:
         flags.run(flags)
-    except (CheckpointError, UsageError, OSError) as error:
+    except (CheckpointError, PlanError, UsageError, OSError) as error:
         log.error("ofa-build: %s", " ".join(str(error).split()))
         return 1
     return 0
@@ -55,8 +56,17 @@ def _parser() -> argparse.ArgumentParser:
 def _build(flags: argparse.Namespace) -> None:
     if not _NAME.fullmatch(flags.name):
         raise UsageError(f"{flags.name!r} is no model name: letters, digits, _ and -, 64 at most")
+    if flags.precision != "fp32":
+        raise UsageError(f"precision {flags.precision} is not built yet; fp32 is exact and the default")
+    if flags.engine == "onnxruntime" and flags.device == "gpu":
+        raise UsageError("engine onnxruntime is built for the CPU only; use --engine tensorrt on a GPU")
+    if flags.engine == "tensorrt" and flags.device == "cpu":
+        raise UsageError("engine tensorrt needs --device gpu")
+    if flags.engine == "tensorrt":
+        load_tensorrt()
+    serving = Serving.on(flags.device, flags.engine)
     checkpoint = load_checkpoint(flags.checkpoint)
-    folder = build_artifact(checkpoint, flags.checkpoint, flags.name, flags.artifacts, Serving())
+    folder = build_artifact(checkpoint, flags.checkpoint, flags.name, flags.artifacts, serving)
     log.info("built %s", folder)
 
 

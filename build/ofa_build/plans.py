@@ -37,7 +37,7 @@ def build_plan(graph: Path, plan: Path, max_captions: int, tensorrt: ModuleType 
     Raises:
         PlanError: TensorRT is not installed, or refuses the graph.
     """
-    trt = tensorrt or _tensorrt()
+    trt = tensorrt or load_tensorrt()
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -85,7 +85,12 @@ def _shape(name: str, shape: tuple[int, ...], captions: int, beams: int, reach: 
     return (captions, *shape[1:])
 
 
-def _tensorrt() -> ModuleType:
+def load_tensorrt() -> ModuleType:
+    """The ``tensorrt`` module.
+
+    Raises:
+        PlanError: it is not installed.
+    """
     try:
         return importlib.import_module("tensorrt")
     except ImportError:

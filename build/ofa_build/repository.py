@@ -52,6 +52,13 @@ class Serving:
     max_pending: int = 256
     max_seconds: int = 30
 
+    @classmethod
+    def on(cls, device: str, engine: str) -> Serving:
+        """The settings for a device, ``cpu`` or ``gpu``."""
+        if device == "cpu":
+            return cls(engine)
+        return cls(engine, gpu=True, max_batch_size=64, preprocess_instances=8, max_in_flight=256, max_captions=64)
+
 
 def model_configs(
     names: Names, shape: Shape, defaults: GenerationConfig, serving: Serving
@@ -70,7 +77,7 @@ def write_configs(repository: Path, names: Names, configs: Mapping[str, pb.Model
     """Writes each model's folder with its ``config.pbtxt`` and, for Python models, its ``1/model.py``."""
     for name, source in zip(names.models, Names().models, strict=True):
         version = repository / name / "1"
-        version.mkdir(parents=True)
+        version.mkdir(parents=True, exist_ok=True)
         (repository / name / "config.pbtxt").write_text(as_text(configs[name]))
         if configs[name].backend == "python":
             shutil.copyfile(SOURCES / source / "1" / "model.py", version / "model.py")

@@ -26,8 +26,15 @@ from .tokenizer import Tokenizer
 class LocalCaptioner:
     """A built repository whose stages run here, on CPU."""
 
-    def __init__(self, repository: Path, name: str, threads: int = 0) -> None:
-        """Loads the engines that were built as ``name``; ``threads`` of 0 takes all cores."""
+    def __init__(self, repository: Path, name: str, threads: int = 0, engine: str | None = None) -> None:
+        """Loads the engines that were built as ``name``.
+
+        Args:
+            repository: a built ``model_repository``.
+            name: the public model's.
+            threads: of each engine; 0 takes all cores.
+            engine: of the decoder, instead of the configuration's.
+        """
         names = Names(name)
         entry, preprocess = (_config(repository / model) for model in (names.public, names.preprocess))
         search = _config(repository / names.beam_search)
@@ -38,7 +45,7 @@ class LocalCaptioner:
         self._image_size = int(preprocess.parameters["image_size"].string_value)
         self._encoder = session(repository / names.encoder / "1" / "model.onnx", threads)
         self._scheduler = Scheduler(
-            load_engine(search.parameters["engine"].string_value, folder, threads),
+            load_engine(engine or search.parameters["engine"].string_value, folder, threads),
             self.tokenizer.special,
             max_captions=int(search.parameters["max_captions"].string_value),
             max_pending=1 << 30,

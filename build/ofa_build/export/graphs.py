@@ -19,13 +19,18 @@ from .encoder import EncoderGraph
 OPSET = 20
 """Has Gelu and LayerNormalization as operators; ONNX Runtime 1.31 and TensorRT 10 both read it."""
 
-ENCODER, CROSS, STEP = "encoder.onnx", "cross.onnx", "step.onnx"
+ENCODER, CROSS, STEP = "model.onnx", "cross.onnx", "step.onnx"
+"""The file names, where Triton and the decoder engines look for them."""
+
+SINGLE_FILE_BYTES = 1 << 30
+"""A graph whose weights are larger keeps them in a file beside it: ONNX files end at 2 GB."""
 
 _DYNAMIC = torch.export.Dim.DYNAMIC
 
 
 def export_graphs(
-    directory: Path,
+    encoder_folder: Path,
+    decoder_folder: Path,
     model: OFA,
     *,
     special: SpecialTokens,
@@ -35,10 +40,11 @@ def export_graphs(
     std: Sequence[float],
     positions: int,
 ) -> int:
-    """Writes ``encoder.onnx``, ``cross.onnx`` and ``step.onnx``, each passed by ``onnx.checker``.
+    """Writes the encoder to one folder and the decoder's two graphs to another, each passed by ``onnx.checker``.
 
     Args:
-        directory: where to; it exists.
+        encoder_folder: where the encoder goes.
+        decoder_folder: where cross-attention and step go.
         model: in evaluation mode, float32.
         special: the vocabulary's special tokens.
         prompt: the prompt's ids, with bos and eos.
@@ -54,13 +60,13 @@ def export_graphs(
     with torch.no_grad():
         encoder = EncoderGraph(model, torch.tensor(prompt), image_size, mean, std).eval()
         pixels = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
-        _export(directory / ENCODER, encoder, (pixels,), ({0: _DYNAMIC},), ["pixels"], ["hidden"])
+        _export(encoder_folder / ENCODER, encoder, (pixels,), ({0: _DYNAMIC},), ["pixels"], ["hidden"])
 
         source = encoder.positions[2]
         hidden = torch.zeros(2, len(source), config.d_model)
         cross = cross_names(config.decoder_layers)
-        _export(directory / CROSS, CrossGraph(model).eval(), (hidden,), ({0: _DYNAMIC},), ["hidden"], cross)
-        _export_step(directory / STEP, StepGraph(model, special, source, positions).eval(), config, len(source))
+        _export(decoder_folder / CROSS, CrossGraph(model).eval(), (hidden,), ({0: _DYNAMIC},), ["hidden"], cross)
+        _export_step(decoder_folder / STEP, StepGraph(model, special, source, positions).eval(), config, len(source))
     return len(source)
 
 
@@ -96,6 +102,7 @@ def _export_step(path: Path, graph: StepGraph, config: OFAConfig, source: int) -
 def _export(
     path: Path, graph: nn.Module, example: tuple[Tensor, ...], shapes: tuple, inputs: list[str], outputs: list[str]
 ) -> None:
+    weights = sum(tensor.nbytes for tensor in (*graph.parameters(), *graph.buffers()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -108,7 +115,7 @@ def _export(
             input_names=inputs,
             output_names=outputs,
             opset_version=OPSET,
-            external_data=False,
+            external_data=weights > SINGLE_FILE_BYTES,
             verbose=False,
         )
     onnx.checker.check_model(path, full_check=True)

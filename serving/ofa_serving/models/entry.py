@@ -6,7 +6,6 @@ computed whether or not a client asked for it, and does not pass a client's canc
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import triton_python_backend_utils as pb_utils
 
 from ..contract import CaptionError, Code, Names, Tensor
 from ..generation import GenerationConfig
+from .admission import Admission
 from .triton import Settings, deadline, fault, raise_refusal, refusal, request_parameters, send
 
 
@@ -31,22 +31,20 @@ class EntryModel:
         defaults = {name: settings.text(name) for name in asdict(GenerationConfig())}
         self._defaults = GenerationConfig.from_request(defaults, GenerationConfig())
         self._max_seconds = settings.integer("max_seconds")
-        self._max_in_flight = settings.integer("max_in_flight")
-        self._in_flight, self._counting = 0, threading.Lock()
-        self._pool = ThreadPoolExecutor(self._max_in_flight, "request")
+        max_in_flight = settings.integer("max_in_flight")
+        self._admission = Admission(settings.name, max_in_flight)
+        self._pool = ThreadPoolExecutor(max_in_flight, "request")
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Starts every request there is room for and returns at once; the others are refused at once."""
         for request in requests:
             sender = request.get_response_sender()
-            with self._counting:
-                room = self._in_flight < self._max_in_flight
-                self._in_flight += room
-            if room:
-                self._pool.submit(self._answer, request, sender)
-            else:
-                error = CaptionError(Code.OVERLOADED, "too many requests are being served; try again later")
+            try:
+                self._admission.enter()
+            except CaptionError as error:
                 send(sender, refusal(error))
+            else:
+                self._pool.submit(self._answer, request, sender)
 
     def finalize(self) -> None:
         """Answers what is in flight."""
@@ -59,9 +57,10 @@ class EntryModel:
             response = refusal(error)
         except Exception:
             response = refusal(fault(self._names.public))
-        with self._counting:
-            self._in_flight -= 1
-        send(sender, response)
+        try:
+            send(sender, response)
+        finally:
+            self._admission.leave()
 
     def _caption(self, request: Any) -> Any:
         settings = GenerationConfig.from_request(request_parameters(request), self._defaults)

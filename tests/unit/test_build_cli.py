@@ -1,0 +1,22 @@
+"""What ``ofa-build build`` refuses, each in one line and before any work."""
+
+import pytest
+from cases import CASES
+from ofa_build.cli import main
+
+REFUSED = {
+    "a name with a path": (["--name", "../x"], "is no model name"),
+    "TensorRT on a CPU": (["--engine", "tensorrt"], "needs --device gpu"),
+    "TensorRT where there is none": (["--engine", "tensorrt", "--device", "gpu"], "TensorRT is not installed"),
+    "no such checkpoint": ([], "no-such-folder"),
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), REFUSED.values(), ids=REFUSED)
+def test_refusals(tmp_path, caplog, flags, words):
+    checkpoint = "no-such-folder" if words == "no-such-folder" else str(CASES[0].checkpoint)
+    assert main(["build", checkpoint, "--artifacts", str(tmp_path / "artifacts"), *flags]) == 1
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert words in line
+    assert "\n" not in line
+    assert not list(tmp_path.glob("artifacts/*/manifest.json"))
