@@ -115,7 +115,7 @@ class Scheduler:
     def _run(self) -> None:
         while self._receive():
             self._join()
-            for group in self._groups.values():
+            for group in list(self._groups.values()):
                 self._guarded(group, [], group.step)
 
     def _receive(self) -> bool:
@@ -164,7 +164,8 @@ class Scheduler:
             error = CaptionError(Code.INTERNAL, "the beam search failed")
             for job in {id(job): job for job in (*group.jobs, *joining)}.values():
                 job.answer(error)
-            group.jobs.clear()
+            # Its engine's batch may be half changed: the next caption of this beam size gets a new one.
+            self._groups = {size: other for size, other in self._groups.items() if other is not group}
 
     def _leave_queue(self) -> None:
         with self._admission:

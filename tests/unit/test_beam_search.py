@@ -1,0 +1,134 @@
+"""The search's rules, one by one, on a vocabulary small enough to follow by hand."""
+
+import numpy as np
+import pytest
+from ofa_serving.beam_search import BeamSearch, Candidates, SpecialTokens
+from ofa_serving.generation import GenerationConfig
+
+BOS, PAD, EOS, UNK, A, B, C, D = range(8)
+
+
+def candidates(*rows):
+    """Candidates of every beam from its log-probabilities by token; what is not named is improbable."""
+    table = np.full((len(rows), 8), -50.0, np.float32)
+    for row, named in zip(table, rows, strict=True):
+        for token, logprob in named.items():
+            row[token] = logprob
+    ids = np.argsort(-table, axis=1, kind="stable")
+    return Candidates(ids, np.take_along_axis(table, ids, 1), table[:, EOS], table[:, UNK])
+
+
+def search(**settings):
+    defaults = {"beam_size": 2, "max_length": 4, "min_length": 0, "no_repeat_ngram_size": 0}
+    return BeamSearch(GenerationConfig(**{**defaults, **settings}), SpecialTokens())
+
+
+def test_the_first_step_looks_at_one_beam_only():
+    one = search()
+    one.advance(candidates({A: -1, B: -2}, {C: 0, D: 0}))
+    assert one.tokens.tolist() == [A, B]
+
+
+def test_beams_compete_by_their_sums():
+    one = search()
+    one.advance(candidates({A: -1, B: -2}, {}))
+    one.advance(candidates({C: -5, D: -6}, {C: -1, D: -1.5}))
+    assert one.tokens.tolist() == [C, D]
+    assert one.ancestors[:, :3].tolist() == [[0, 1, 0], [0, 1, 1]]
+
+
+def test_ancestors_name_the_slot_of_every_position():
+    one = search()
+    one.advance(candidates({A: -1, B: -2}, {}))
+    one.advance(candidates({A: -9}, {A: -1, B: -1.5}))
+    one.advance(candidates({A: -1}, {B: -3}))
+    # Both beams go back to beam 0 or 1 of the step before, and those to beam 1 of the one before that.
+    assert one.ancestors[0, :4].tolist() == [0, 1, 0, 0]
+    assert (one.ancestors[:, 4] == -1).all()
+
+
+def test_an_end_counts_only_among_the_first_beams():
+    one = search()
+    assert not one.advance(candidates({A: -1, B: -2, EOS: -3}, {}))
+    assert one.hypotheses == []
+    one.advance(candidates({EOS: -0.5, A: -9}, {A: -9}))
+    assert [h.tokens.tolist() for h in one.hypotheses] == [[A, EOS]]
+
+
+def test_the_search_ends_when_it_has_as_many_hypotheses_as_beams():
+    one = search(beam_size=1)
+    assert one.advance(candidates({EOS: -1, A: -2}))
+    assert one.hypotheses[0].tokens.tolist() == [EOS]
+
+
+def test_at_the_maximum_length_only_the_end_is_left():
+    one = search(max_length=1)
+    one.advance(candidates({A: -1, B: -2}, {}))
+    assert one.advance(candidates({EOS: -30, C: 0}, {EOS: -40, C: 0}))
+    assert [h.tokens.tolist() for h in one.hypotheses] == [[A, EOS], [B, EOS]]
+
+
+def test_no_end_before_the_minimum_length():
+    one = search(beam_size=1, min_length=1)
+    assert not one.advance(candidates({EOS: 0, A: -9}))
+    assert one.tokens.tolist() == [A]
+
+
+def test_scores_are_sums_over_the_penalised_length():
+    one = search(beam_size=1, length_penalty=2.0)
+    one.advance(candidates({A: -1}))
+    one.advance(candidates({EOS: -2}))
+    (best,) = one.hypotheses
+    assert best.score == pytest.approx(-3 / 2**2)
+    assert best.logprobs.tolist() == [-1, -2]
+
+
+def test_hypotheses_come_best_first():
+    one = search(length_penalty=0.0)
+    one.advance(candidates({EOS: -3, A: -1}, {}))
+    one.advance(candidates({EOS: -0.5, A: -9}, {EOS: -9}))
+    assert [h.tokens.tolist() for h in one.hypotheses] == [[A, EOS], [EOS]]
+
+
+def test_an_n_gram_is_not_repeated():
+    one = search(beam_size=1, no_repeat_ngram_size=2)
+    for token in (A, B, A):
+        one.advance(candidates({token: -1}))
+    one.advance(candidates({B: -1, C: -2}))
+    assert one.hypotheses == []
+    assert one.tokens.tolist() == [C]
+
+
+def test_the_start_counts_as_part_of_an_n_gram():
+    one = search(beam_size=1, no_repeat_ngram_size=1)
+    one.advance(candidates({BOS: -1, A: -2}))
+    assert one.tokens.tolist() == [A]
+
+
+def test_pad_is_never_chosen_and_unk_pays_its_penalty():
+    one = search(beam_size=1, unk_penalty=2.0)
+    one.advance(candidates({PAD: 0, UNK: -1, A: -2}))
+    assert one.tokens.tolist() == [A]
+
+
+def test_not_a_number_is_never_chosen():
+    one = search(beam_size=1)
+    one.advance(candidates({A: np.nan, B: -4}))
+    assert one.tokens.tolist() == [B]
+
+
+def test_ties_go_to_the_higher_token_however_they_are_listed():
+    tied = candidates({A: -1, B: -1}, {})
+    swapped = Candidates(tied.ids[:, [1, 0, *range(2, 8)]], tied.logprobs, tied.eos, tied.unk)
+    for listing in (tied, swapped):
+        one = search()
+        one.advance(listing)
+        assert one.tokens.tolist() == [B, A]
+
+
+def test_as_many_candidates_as_the_rules_may_remove_and_two_a_beam_more():
+    one = search(beam_size=1, no_repeat_ngram_size=2, max_length=8)
+    assert one.candidates == 2 + 3
+    for token in (A, B, A, C, A):
+        one.advance(candidates({token: -1}))
+    assert one.candidates == 2 + 2 + 3  # B and C have followed A

@@ -1,0 +1,169 @@
+"""In-flight batching: who is searched together, who leaves when, and what happens when something fails."""
+
+import threading
+import time
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+from ofa_serving.beam_search import Candidates, SpecialTokens
+from ofa_serving.contract import CaptionError, Code
+from ofa_serving.engines.base import DecoderBatch, DecoderEngine
+from ofa_serving.generation import GenerationConfig
+from ofa_serving.scheduler import Job, Scheduler
+
+VOCABULARY = 40
+
+
+class CountingEngine(DecoderEngine):
+    """A decoder whose caption of the hidden value v is v, v + 1, …, so that a mixed-up row shows."""
+
+    def __init__(self):
+        self.sizes, self.gate, self.fail = [], threading.Event(), False
+        self.gate.set()
+
+    def open(self, beam_size):
+        return CountingBatch(self, beam_size)
+
+
+class CountingBatch(DecoderBatch):
+    def __init__(self, engine, beam_size):
+        self.engine, self.beams, self.values = engine, beam_size, []
+
+    def join(self, hidden):
+        self.values += [int(states[0, 0]) for states in hidden]
+
+    def keep(self, captions):
+        self.values = [self.values[caption] for caption in captions]
+
+    def step(self, tokens, steps, ancestors, temperature, count):
+        self.engine.gate.wait(10)
+        if self.engine.fail:
+            raise RuntimeError("the engine broke")
+        self.engine.sizes.append(len(self.values))
+        assert tokens.shape == (len(self.values), self.beams)
+        logprobs = np.full((*tokens.shape, VOCABULARY), -20.0, np.float32)
+        for row, (value, step) in enumerate(zip(self.values, steps, strict=True)):
+            logprobs[row, :, (value + step) % VOCABULARY] = -0.1
+        ids = np.argsort(-logprobs, axis=-1, kind="stable")[..., :count]
+        best = np.take_along_axis(logprobs, ids, -1)
+        return Candidates(ids, best, logprobs[..., 2], logprobs[..., 3])
+
+
+@pytest.fixture
+def engine():
+    return CountingEngine()
+
+
+@pytest.fixture
+def scheduler(engine):
+    scheduler = Scheduler(engine, SpecialTokens(), max_captions=4, max_pending=8)
+    yield scheduler
+    engine.gate.set()
+    scheduler.close()
+
+
+def submit(scheduler, *values, length=5, beams=1, seconds=30.0):
+    settings = GenerationConfig(beam_size=beams, max_length=length, no_repeat_ngram_size=0)
+    futures = [Future() for _ in values]
+    until = time.monotonic() + seconds
+    scheduler.submit(
+        [Job(np.full((1, 1), v), settings, until, f.set_result) for v, f in zip(values, futures, strict=True)]
+    )
+    return futures
+
+
+def tokens(future):
+    return future.result(10).hypotheses[0].tokens.tolist()
+
+
+def counted(value, length):
+    return [*range(value, value + length), 2]
+
+
+def test_each_caption_gets_its_own_result(scheduler):
+    futures = {value: submit(scheduler, value, length=3 + value % 3)[0] for value in range(4, 12)}
+    for value, future in futures.items():
+        assert tokens(future) == counted(value, 3 + value % 3)
+
+
+def test_captions_join_a_running_search(scheduler, engine):
+    engine.gate.clear()
+    first = submit(scheduler, 5, length=6)[0]
+    wait_until(lambda: scheduler.searching == 1)
+    second = submit(scheduler, 9, length=2)[0]
+    engine.gate.set()
+    assert tokens(first) == counted(5, 6)
+    assert tokens(second) == counted(9, 2)
+    assert engine.sizes[0] == 1
+    assert 2 in engine.sizes
+
+
+def test_beam_sizes_are_searched_side_by_side(scheduler):
+    one, two = submit(scheduler, 5, beams=1)[0], submit(scheduler, 9, beams=3)[0]
+    assert tokens(one) == counted(5, 5)
+    assert tokens(two) == counted(9, 5)
+
+
+def test_no_more_captions_at_a_time_than_allowed(scheduler, engine):
+    engine.gate.clear()
+    futures = submit(scheduler, *range(4, 12))
+    engine.gate.set()
+    assert [tokens(future) for future in futures] == [counted(value, 5) for value in range(4, 12)]
+    assert max(engine.sizes) == 4
+
+
+def test_one_too_many_is_refused_and_the_others_are_answered(scheduler, engine):
+    engine.gate.clear()
+    running = submit(scheduler, 4, 5, 6, 7)
+    wait_until(lambda: scheduler.searching == 4)
+    waiting = submit(scheduler, *range(8, 16))
+    with pytest.raises(CaptionError) as refused:
+        submit(scheduler, 16)
+    assert refused.value.code == Code.OVERLOADED
+    engine.gate.set()
+    assert [tokens(future)[0] for future in running + waiting] == list(range(4, 16))
+
+
+@pytest.mark.parametrize("others", [0, 4], ids=["searched", "waiting"])
+def test_a_late_caption_is_let_go(scheduler, engine, others):
+    engine.gate.clear()
+    submit(scheduler, *range(4, 4 + others))
+    (late,) = submit(scheduler, 20, seconds=0.05)
+    time.sleep(0.1)
+    engine.gate.set()
+    assert late.result(10).code == Code.DEADLINE_EXCEEDED
+    assert tokens(submit(scheduler, 30, length=3)[0]) == counted(30, 3)
+
+
+def test_a_broken_step_fails_its_captions_and_not_the_next(scheduler, engine):
+    engine.fail = True
+    assert submit(scheduler, 5)[0].result(10).code == Code.INTERNAL
+    engine.fail = False
+    assert tokens(submit(scheduler, 5)[0]) == counted(5, 5)
+
+
+def test_an_answer_that_cannot_be_delivered_harms_nobody(scheduler):
+    settings = GenerationConfig(beam_size=1, max_length=2)
+
+    def refuse(_result):
+        raise ConnectionError
+
+    scheduler.submit([Job(np.full((1, 1), 4), settings, time.monotonic() + 9, refuse)])
+    assert tokens(submit(scheduler, 5)[0]) == counted(5, 5)
+
+
+def test_closing_answers_what_was_submitted(engine):
+    scheduler = Scheduler(engine, SpecialTokens(), max_captions=2, max_pending=8)
+    futures = submit(scheduler, 4, 5, 6)
+    scheduler.close()
+    assert all(future.done() for future in futures)
+    with pytest.raises(CaptionError):
+        submit(scheduler, 7)
+
+
+def wait_until(condition):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
