@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ofa_serving.launcher.artifact import Artifact, load_artifact
 from ofa_serving.launcher.embedded import prepare
 from ofa_serving.launcher.errors import LaunchError
+from ofa_serving.launcher.native import find
 from ofa_serving.launcher.ports import claim_ports
 from ofa_serving.launcher.settings import Settings
 from ofa_serving.launcher.shared_memory import check_room, sweep
@@ -22,7 +23,7 @@ def serve(settings: Settings) -> None:
     """
     artifacts = [load_artifact(settings.artifacts, name) for name in settings.names]
     _check_distinct(artifacts)
-    installation = prepare(settings.run_folder)
+    installation = find(settings.triton) if settings.triton else prepare(settings.run_folder)
     sweep()
     check_room([memory for artifact in artifacts for memory in artifact.memory()])
     ports = claim_ports(settings.host, settings.ports)

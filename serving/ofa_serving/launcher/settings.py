@@ -33,6 +33,7 @@ class Settings:
         host: the address to listen on.
         ports: of the three listeners.
         run_folder: where the server's files are laid out; kept between runs.
+        triton: the folder of an installed Triton that is to be run instead of the embedded one; None for that.
         start_timeout: seconds until every model must have loaded and every known image have its caption.
         stop_timeout: seconds that requests in flight are given to finish after a signal.
 
@@ -43,6 +44,7 @@ class Settings:
     host: str
     ports: Ports
     run_folder: Path
+    triton: Path | None
     start_timeout: int
     stop_timeout: int
 
@@ -60,7 +62,9 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
     def option(flag: str, parse: Callable[[str], Any], default: str, what: str) -> None:
         variable = "OFA_" + flag.upper().replace("-", "_")
         default = environ.get(variable) or default
-        parser.add_argument(f"--{flag}", type=parse, default=default, help=f"{what} (default {default}; {variable})")
+        parser.add_argument(
+            f"--{flag}", type=parse, default=default, help=f"{what} (default {default or 'none'}; {variable})"
+        )
 
     names = tuple((environ.get("OFA_NAMES") or DEFAULT_NAME).split())
     parser.add_argument("names", nargs="*", default=names, metavar="NAME", help=f"default {' '.join(names)}; OFA_NAMES")
@@ -70,6 +74,7 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
     option("grpc-port", _port, "8001", "0 for any free port")
     option("metrics-port", _port, "8002", "0 for any free port")
     option("run-folder", Path, str(_cache_folder(environ)), "where the server's files are laid out")
+    option("triton", _optional_folder, "", "folder of an installed Triton to run instead of the embedded one")
     option("start-timeout", _seconds, "600", "seconds until it must be ready")
     option("stop-timeout", _seconds, "30", "seconds for requests in flight to finish after a signal")
     flags = parser.parse_args(arguments)
@@ -79,6 +84,7 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
         host=flags.host,
         ports=Ports(flags.http_port, flags.grpc_port, flags.metrics_port),
         run_folder=flags.run_folder.absolute(),
+        triton=flags.triton,
         start_timeout=flags.start_timeout,
         stop_timeout=flags.stop_timeout,
     )
@@ -87,6 +93,10 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
 def _cache_folder(environ: Mapping[str, str]) -> Path:
     cache = environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path("~/.cache").expanduser()) / "ofa-serve"
+
+
+def _optional_folder(text: str) -> Path | None:
+    return Path(text).absolute() if text else None
 
 
 def _port(text: str) -> int:

@@ -1,0 +1,49 @@
+"""``ofa-helm-values``: what a built checkpoint decides of the Helm chart's values, as JSON, which Helm reads as YAML.
+
+The chart's shared memory comes from the computation that the launcher checks at start.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ofa_serving.launcher.artifact import Artifact, load_artifact
+from ofa_serving.launcher.errors import LaunchError
+from ofa_serving.launcher.settings import parse_settings
+from ofa_serving.launcher.shared_memory import required_bytes
+
+_MEBIBYTE = 2**20
+
+logger = logging.getLogger("ofa-helm-values")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the values for the checkpoints that ``ofa-serve`` would serve with the same flags.
+
+    Returns:
+        the exit code: 1 with one line of log if one of them is missing or damaged.
+
+    """
+    settings = parse_settings(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        artifacts = [load_artifact(settings.artifacts, name) for name in settings.names]
+    except LaunchError as error:
+        logger.error("%s", error)
+        return 1
+    sys.stdout.write(json.dumps(helm_values(artifacts), indent=2) + "\n")
+    return 0
+
+
+def helm_values(artifacts: Sequence[Artifact]) -> dict[str, Any]:
+    """Return the chart's values for a server of ``artifacts``; sizes in MiB, rounded up."""
+    required = required_bytes(memory for artifact in artifacts for memory in artifact.memory())
+    return {
+        "models": [artifact.name for artifact in artifacts],
+        "profile": "gpu" if any(artifact.needs_gpu for artifact in artifacts) else "cpu",
+        "sharedMemory": {"sizeMiB": -(-required // _MEBIBYTE)},
+    }

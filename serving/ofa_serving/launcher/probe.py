@@ -1,0 +1,47 @@
+"""``ofa-probe``: asks a running server for the captions of its known images; what a container's probes run.
+
+A server whose models have died goes on saying that it is ready; only a caption shows that it serves. A server that
+refuses because it is busy, or is stopping, is alive: restarting it would lose the work in hand.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from ofa_serving.contract import Code
+from ofa_serving.launcher.canary import Canary
+from ofa_serving.launcher.errors import LaunchError
+from ofa_serving.launcher.settings import Settings, parse_settings
+
+_SECONDS = 10
+
+logger = logging.getLogger("ofa-probe")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Take the flags and variables of ``ofa-serve``, and try the server they describe.
+
+    Returns:
+        the exit code: 0 if it captions or is busy, 1 with one line of log if it does not.
+
+    """
+    settings = parse_settings(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        for name in settings.names:
+            _try(name, settings)
+    except LaunchError as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+def _try(name: str, settings: Settings) -> None:
+    canary = Canary.load(settings.artifacts / name / "canary", name)
+    try:
+        canary.check(f"{settings.reachable_host}:{settings.ports.grpc}", _SECONDS)
+    except LaunchError as error:
+        if f"{Code.OVERLOADED}: " not in str(error):
+            raise
+        logger.info("%s is busy", name)
