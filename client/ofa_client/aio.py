@@ -92,7 +92,7 @@ class AsyncCaptioner:
         details: bool = False,
         **options: Unpack[SearchOptions],
     ) -> list[Caption]:
-        """Return the ``num_captions`` best captions of an image, best first.
+        """Return the ``num_captions`` best captions of an image, best first; fewer where the search found fewer.
 
         Args:
             image: as for :meth:`caption`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -38,19 +39,23 @@ def requested_outputs(details: bool) -> tuple[str, ...]:
 def read_captions(tensors: Mapping[str, np.ndarray], details: bool) -> list[Caption]:
     """Read the answer to one image: ``caption`` and ``score`` [1, n], and for ``details`` the other outputs.
 
+    A score of minus infinity stands where the search found fewer captions than were asked for; those are left out.
+
     Raises:
         UnexpectedResponseError: a tensor has another shape or content than the contract says.
     """
     try:
         texts = [_text(text) for text in _row(tensors, contract.CAPTION, 1)]
-        scores = _row(tensors, contract.SCORE, 1).astype(float).tolist()
-        if not texts or len(scores) != len(texts) or not np.isfinite(scores).all():
-            raise ValueError(f"{len(texts)} captions with the scores {scores}")
-        if not details:
-            return [Caption(text, score) for text, score in zip(texts, scores)]
-        return _detailed(texts, scores, tensors)
+        scores = _row(tensors, contract.SCORE, 1).astype(float)
+        if len(scores) != len(texts) or np.isnan(scores).any():
+            raise ValueError(f"{len(texts)} captions with the scores {scores.tolist()}")
+        captions = _detailed(texts, scores, tensors) if details else list(map(Caption, texts, scores.tolist()))
     except (ValueError, TypeError, AttributeError) as error:
         raise UnexpectedResponseError(f"the answer does not follow the contract ({error})") from error
+    found = [caption for caption in captions if math.isfinite(caption.score)]
+    if not found:
+        raise UnexpectedResponseError("the answer has no caption")
+    return found
 
 
 def _text(value: bytes | str) -> str:
@@ -67,7 +72,7 @@ def _row(tensors: Mapping[str, np.ndarray], name: str, dimensions: int) -> np.nd
     return row
 
 
-def _detailed(texts: list[str], scores: list[float], tensors: Mapping[str, np.ndarray]) -> list[Caption]:
+def _detailed(texts: list[str], scores: np.ndarray, tensors: Mapping[str, np.ndarray]) -> list[Caption]:
     tokens = _row(tensors, contract.TOKENS, 2)
     logprobs = _row(tensors, contract.TOKEN_LOGPROBS, 2)
     timing = _row(tensors, contract.TIMING, 1)
@@ -75,7 +80,7 @@ def _detailed(texts: list[str], scores: list[float], tensors: Mapping[str, np.nd
         raise ValueError(f"tokens {tokens.shape}, token_logprobs {logprobs.shape}, timing_ms {timing.shape}")
     timing_ms = dict(zip(contract.STAGES, timing.astype(float).tolist()))
     captions = []
-    for text, score, row, row_logprobs in zip(texts, scores, tokens, logprobs):
+    for text, score, row, row_logprobs in zip(texts, scores.tolist(), tokens, logprobs):
         real = row != contract.PAD
         logprob_list = row_logprobs[real].astype(float).tolist()
         captions.append(Caption(text, score, tuple(row[real].tolist()), tuple(logprob_list), timing_ms))

@@ -19,6 +19,7 @@ from ofa_client import AsyncCaptioner, Captioner
 from scripted_triton import Server, scripted_triton
 
 RUNNING_URLS = os.environ.get("OFA_TEST_SCRIPTED_URLS")
+collect_ignore = ["test_client_served.py"] if RUNNING_URLS else []
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import json
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -31,6 +32,8 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         self.execute_seconds = float(parameters.get("execute_seconds", {"string_value": "0"})["string_value"])
         self.lock = threading.Lock()
+        # All answers leave from one thread: is_cancelled() on one beside send() on another ends Triton 2.51's process.
+        self.answering = ThreadPoolExecutor(1)
         self.in_flight = Counter()
         self.cancelled = 0
 
@@ -51,7 +54,7 @@ class TritonPythonModel:
             }
             answer = respond(image, script, arrived)
             sender = request.get_response_sender()
-            threading.Timer(script.get("delay_s", 0), self.send, (sender, answer, group)).start()
+            threading.Timer(script.get("delay_s", 0), self.answering.submit, (self.send, sender, answer, group)).start()
 
     def send(self, sender, answer, group):
         with self.lock:

@@ -46,6 +46,11 @@ def test_captions_returns_the_best_first(captioner):
     ]
 
 
+def test_captions_that_the_search_did_not_find_are_left_out(captioner, script):
+    image = script(captions=["a cat", "", ""], scores=[-0.5, -math.inf, -math.inf])
+    assert captioner.captions(image, num_captions=3) == [Caption(text="a cat", score=-0.5)]
+
+
 def test_a_caption_may_be_any_text(captioner, script):
     texts = ["图片描述了什么内容", "", "naïve 🍩", "two\nlines"]
     captions = captioner.captions(script(captions=texts))
