@@ -13,6 +13,8 @@ NAME ?= ofa_caption
 ENGINE ?= onnxruntime
 DEVICE ?= cpu
 PRECISION ?= fp32
+SIZE ?= tiny
+CONTENDERS ?= onnxruntime:fp32 openvino:fp32 openvino:bf16
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
@@ -58,6 +60,13 @@ test: $(VENV)/.ready ## every test
 .PHONY: parity
 parity: $(VENV)/.ready ## compare with ModelScope's own pipeline, live, in an environment of its own (minutes)
 	scripts/parity
+
+.PHONY: bench
+bench: $(VENV)/.ready ## SIZE=tiny [PEER=modelscope] [CONTENDERS="engine:precision ..."]: speed, to benchmarks/results
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(if $(PEER),scripts/modelscope-environment .venv-modelscope)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.run --size $(SIZE) --contenders $(CONTENDERS) \
+	  --work .cache/bench $(if $(PEER),--peer .venv-modelscope/bin/python)
 
 # --- TensorRT, in NVIDIA's container ----------------------------------------------------------------------------------
 

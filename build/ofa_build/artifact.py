@@ -29,7 +29,7 @@ KNOWN_IMAGE = Path(__file__).parent / "known_image.jpg"
 
 
 def build_artifact(checkpoint: Checkpoint, source: str, name: str, artifacts: Path, serving: Serving) -> Path:
-    """Builds fp32 engines and everything around them.
+    """Builds the engines and everything around them.
 
     Args:
         checkpoint: what to build.
@@ -66,7 +66,7 @@ def _fill(folder: Path, checkpoint: Checkpoint, source: str, name: str, serving:
     for file_name, content in checkpoint.tokenizer_files.items():
         (search / file_name).write_bytes(content)
     log.info("captioning the known image")
-    _write_canary(folder, name)
+    _write_canary(folder, name, serving)
     if serving.engine == "tensorrt":
         _replace_by_plans(repository, names, serving)
     _manifest(folder, checkpoint, source, name, shape, serving).write(folder / FILE_NAME)
@@ -91,9 +91,11 @@ def _write_graphs(encoder: Path, decoder: Path, checkpoint: Checkpoint) -> int:
     )
 
 
-def _write_canary(folder: Path, name: str) -> None:
+def _write_canary(folder: Path, name: str, serving: Serving) -> None:
+    # Before a plan replaces a graph: it may be for another machine's GPU.
+    engine = "onnxruntime" if serving.engine == "tensorrt" else serving.engine
     image = KNOWN_IMAGE.read_bytes()
-    with LocalCaptioner(folder / "model_repository", name, engine="onnxruntime") as captioner:
+    with LocalCaptioner(folder / "model_repository", name, engine=engine) as captioner:
         (captions,) = captioner.captions([image])
     (folder / "canary").mkdir()
     (folder / "canary" / "image").write_bytes(image)
@@ -129,7 +131,7 @@ def _manifest(folder: Path, checkpoint: Checkpoint, source: str, name: str, shap
             "parameters": int(np.sum([tensor.numel() for tensor in _distinct(checkpoint)])),
         },
         engine=serving.engine,
-        precision="fp32",
+        precision=serving.precision,
         device="gpu" if serving.gpu else "cpu",
         gpu=visible_gpu() if serving.engine == "tensorrt" else None,
         versions={package: installed_version(package) or "" for package in sorted(packages)},

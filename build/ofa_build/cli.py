@@ -18,6 +18,9 @@ from .repository import Serving
 
 log = logging.getLogger("ofa-build")
 
+PRECISIONS = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16"), "tensorrt": ("fp32",)}
+"""What each engine is built in; fp32 gives the reference's captions exactly."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -47,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("checkpoint", help="a directory, a fairseq .pt file, or a hub's name such as damo/...")
     build.add_argument("--name", default=DEFAULT_NAME, help="the public model's name (default %(default)s)")
     build.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where to (default %(default)s)")
-    build.add_argument("--engine", choices=("onnxruntime", "tensorrt"), default="onnxruntime")
+    build.add_argument("--engine", choices=PRECISIONS, default="onnxruntime")
     build.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     build.add_argument("--precision", choices=("fp32", "bf16", "fp16", "int8"), default="fp32")
     return parser
@@ -56,15 +59,14 @@ def _parser() -> argparse.ArgumentParser:
 def _build(flags: argparse.Namespace) -> None:
     if not _NAME.fullmatch(flags.name):
         raise UsageError(f"{flags.name!r} is no model name: letters, digits, _ and -, 64 at most")
-    if flags.precision != "fp32":
-        raise UsageError(f"precision {flags.precision} is not built yet; fp32 is exact and the default")
-    if flags.engine == "onnxruntime" and flags.device == "gpu":
-        raise UsageError("engine onnxruntime is built for the CPU only; use --engine tensorrt on a GPU")
-    if flags.engine == "tensorrt" and flags.device == "cpu":
-        raise UsageError("engine tensorrt needs --device gpu")
+    offered = PRECISIONS[flags.engine]
+    if flags.precision not in offered:
+        raise UsageError(f"engine {flags.engine} is built in {' or '.join(offered)}, not in {flags.precision}")
+    if (flags.engine == "tensorrt") != (flags.device == "gpu"):
+        raise UsageError("engine tensorrt is for --device gpu, the others are for cpu")
     if flags.engine == "tensorrt":
         load_tensorrt()
-    serving = Serving.on(flags.device, flags.engine)
+    serving = Serving.on(flags.device, flags.engine, flags.precision)
     checkpoint = load_checkpoint(flags.checkpoint)
     folder = build_artifact(checkpoint, flags.checkpoint, flags.name, flags.artifacts, serving)
     log.info("built %s", folder)

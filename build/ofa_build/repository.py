@@ -31,7 +31,8 @@ class Serving:
     """How the models run; the defaults are for CPU.
 
     Attributes:
-        engine: ``onnxruntime`` or ``tensorrt``.
+        engine: ``onnxruntime``, ``openvino`` or ``tensorrt``.
+        precision: ``fp32``, or ``bf16`` with OpenVINO.
         gpu: whether the engines run on a GPU.
         threads: of each CPU engine; 0 takes all cores.
         max_batch_size: images of one encoder run, and of one request.
@@ -43,6 +44,7 @@ class Serving:
     """
 
     engine: str = "onnxruntime"
+    precision: str = "fp32"
     gpu: bool = False
     threads: int = 0
     max_batch_size: int = 16
@@ -53,11 +55,13 @@ class Serving:
     max_seconds: int = 30
 
     @classmethod
-    def on(cls, device: str, engine: str) -> Serving:
+    def on(cls, device: str, engine: str, precision: str) -> Serving:
         """The settings for a device, ``cpu`` or ``gpu``."""
         if device == "cpu":
-            return cls(engine)
-        return cls(engine, gpu=True, max_batch_size=64, preprocess_instances=8, max_in_flight=256, max_captions=64)
+            return cls(engine, precision)
+        return cls(
+            engine, precision, gpu=True, max_batch_size=64, preprocess_instances=8, max_in_flight=256, max_captions=64
+        )
 
 
 def model_configs(
@@ -100,6 +104,10 @@ def _set(config: pb.ModelConfig, parameters: Mapping[str, object]) -> None:
         config.parameters[name].string_value = str(value)
 
 
+def _engine(serving: Serving) -> dict[str, object]:
+    return {"engine": serving.engine, "precision": serving.precision, "threads": serving.threads}
+
+
 def _entry(names: Names, defaults: GenerationConfig, serving: Serving) -> pb.ModelConfig:
     config = _model(names.public, "python", serving)
     config.input.add(name=Tensor.IMAGE, data_type=pb.TYPE_STRING, dims=[1])
@@ -123,7 +131,9 @@ def _preprocess(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
 
 
 def _encoder(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
-    config = _model(names.encoder, serving.engine, serving, gpu=serving.gpu)
+    # OpenVINO runs inside a Python model of ours; the others in Triton's own backends.
+    backend = "python" if serving.engine == "openvino" else serving.engine
+    config = _model(names.encoder, backend, serving, gpu=serving.gpu)
     pixels = [shape.image_size, shape.image_size, 3]
     config.input.add(name=Tensor.PIXELS, data_type=pb.TYPE_UINT8, dims=pixels)
     config.output.add(name=Tensor.HIDDEN, data_type=pb.TYPE_FP32, dims=[shape.source_length, shape.d_model])
@@ -139,6 +149,8 @@ def _encoder(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
     if serving.engine == "onnxruntime":
         # Threads that spin while idle would take the cores from the other stages.
         _set(config, {"intra_op_thread_count": serving.threads, "session.intra_op.allow_spinning": 0})
+    if serving.engine == "openvino":
+        _set(config, _engine(serving))
     return config
 
 
@@ -153,9 +165,8 @@ def _beam_search(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig
     _set(
         config,
         {
-            "engine": serving.engine,
+            **_engine(serving),
             "language": shape.language,
-            "threads": serving.threads,
             "max_captions": serving.max_captions,
             "max_pending": serving.max_pending,
             "max_in_flight": serving.max_captions + serving.max_pending,

@@ -14,9 +14,8 @@ import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from .contract import CaptionError, Names, Tensor
-from .engines.loading import load_engine
-from .engines.onnxruntime import session
+from .contract import CaptionError, Names
+from .engines.loading import load_decoder, load_encoder
 from .generation import GenerationConfig
 from .images import load_pixels
 from .scheduler import Job, Scheduler, SearchResult
@@ -33,7 +32,7 @@ class LocalCaptioner:
             repository: a built ``model_repository``.
             name: the public model's.
             threads: of each engine; 0 takes all cores.
-            engine: of the decoder, instead of the configuration's.
+            engine: instead of the configuration's.
         """
         names = Names(name)
         entry, preprocess = (_config(repository / model) for model in (names.public, names.preprocess))
@@ -43,9 +42,11 @@ class LocalCaptioner:
         self.defaults = GenerationConfig.from_request(defaults, GenerationConfig())
         self.tokenizer = Tokenizer.load(folder, search.parameters["language"].string_value)
         self._image_size = int(preprocess.parameters["image_size"].string_value)
-        self._encoder = session(repository / names.encoder / "1" / "model.onnx", threads)
+        engine = engine or search.parameters["engine"].string_value
+        precision = search.parameters["precision"].string_value
+        self._encoder = load_encoder(engine, repository / names.encoder / "1", threads, precision)
         self._scheduler = Scheduler(
-            load_engine(engine or search.parameters["engine"].string_value, folder, threads),
+            load_decoder(engine, folder, threads, precision),
             self.tokenizer.special,
             max_captions=int(search.parameters["max_captions"].string_value),
             max_pending=1 << 30,
@@ -65,7 +66,7 @@ class LocalCaptioner:
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """States FP32 [b, N, d] of pixels UINT8 [b, S, S, 3]."""
-        return self._encoder.run([Tensor.HIDDEN], {Tensor.PIXELS: pixels})[0]
+        return self._encoder.run(pixels).copy()
 
     def search(self, hidden: np.ndarray, settings: GenerationConfig) -> list[SearchResult]:
         """The finished searches of states FP32 [b, N, d], in their order."""

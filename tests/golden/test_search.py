@@ -7,6 +7,7 @@ from ofa_build.checkpoint import load_checkpoint
 from ofa_build.model import OFA
 from ofa_build.torch_engine import TorchEngine
 from ofa_serving.images import load_pixels
+from ofa_serving.local import LocalCaptioner
 from ofa_serving.scheduler import Scheduler
 from searching import assert_hypotheses, search
 
@@ -39,6 +40,16 @@ def test_through_onnxruntime(case, local, hidden):
     for settings, recorded in case.searches:
         results = local(case).search(hidden, settings)
         assert_hypotheses([result.hypotheses for result in results], recorded)
+
+
+def test_through_openvino(case, artifacts):
+    with LocalCaptioner(artifacts(case) / "model_repository", case.model_name, 2, engine="openvino") as captioner:
+        size = load_checkpoint(str(case.checkpoint)).settings.patch_image_size
+        hidden = captioner.encode(np.stack([load_pixels(image, size) for image in case.images]))
+        np.testing.assert_allclose(hidden, case.tensors["encoder_hidden"], rtol=0, atol=1e-4)
+        for settings, recorded in case.searches:
+            results = captioner.search(hidden, settings)
+            assert_hypotheses([result.hypotheses for result in results], recorded)
 
 
 def test_captions_through_onnxruntime(case, local):

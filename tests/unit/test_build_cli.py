@@ -6,7 +6,8 @@ from ofa_build.cli import main
 
 REFUSED = {
     "a name with a path": (["--name", "../x"], "is no model name"),
-    "TensorRT on a CPU": (["--engine", "tensorrt"], "needs --device gpu"),
+    "TensorRT on a CPU": (["--engine", "tensorrt"], "is for --device gpu"),
+    "bf16 in ONNX Runtime": (["--precision", "bf16"], "is built in fp32, not in bf16"),
     "TensorRT where there is none": (["--engine", "tensorrt", "--device", "gpu"], "TensorRT is not installed"),
     "no such checkpoint": ([], "no-such-folder"),
 }

@@ -1,4 +1,4 @@
-"""What the beam search asks of a decoder engine, however it runs."""
+"""What the pipeline asks of its engines, however they run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..beam_search import Candidates
+
+
+class EncoderEngine(ABC):
+    """One built encoder."""
+
+    @abstractmethod
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """States FP32 [b, N, d] of pixels UINT8 [b, S, S, 3]; they may be overwritten by the next run."""
 
 
 class DecoderBatch(ABC):

@@ -1,4 +1,4 @@
-"""The decoder in ONNX Runtime on CPU: its step updates the caches where they lie."""
+"""Encoder and decoder in ONNX Runtime on CPU; the decoder's step updates the caches where they lie."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ..beam_search import Candidates
+from .base import EncoderEngine
 from .cached import GraphEngine
 
 
@@ -23,6 +24,17 @@ def session(path: Path, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+class OnnxRuntimeEncoder(EncoderEngine):
+    """``model.onnx`` of one repository, where Triton's own backend does not run it."""
+
+    def __init__(self, directory: Path, threads: int) -> None:
+        self._session = session(directory / "model.onnx", threads)
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """See :meth:`EncoderEngine.run`."""
+        return self._session.run(["hidden"], {"pixels": pixels})[0]
 
 
 class OnnxRuntimeEngine(GraphEngine):

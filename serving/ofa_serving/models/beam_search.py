@@ -15,11 +15,13 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from ..contract import CaptionError, Tensor
-from ..engines.loading import load_engine
+from ..engines.loading import load_decoder
 from ..generation import GenerationConfig
+from ..metrics import SearchMetrics
 from ..outputs import output_tensors
 from ..scheduler import Job, Scheduler, SearchResult
 from ..tokenizer import Tokenizer
+from .publishing import Publisher
 from .triton import Settings, deadline, fault, refusal, request_parameters, send, tensor
 
 
@@ -34,12 +36,12 @@ class BeamSearchModel:
         self._max_seconds = settings.integer("max_seconds")
         self._tokenizer = Tokenizer.load(folder, settings.text("language"))
         self._scheduler = Scheduler(
-            load_engine(settings.text("engine"), folder, settings.integer("threads")),
+            load_decoder(settings.text("engine"), folder, settings.integer("threads"), settings.text("precision")),
             self._tokenizer.special,
             max_captions=settings.integer("max_captions"),
             max_pending=settings.integer("max_pending"),
         )
-        self._depth = _DepthMetrics(self._name)
+        self._publisher = Publisher(SearchMetrics(self._name, self._scheduler).registry)
         self._complete: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
         self._responder = threading.Thread(target=self._respond, name="responder", daemon=True)
         self._responder.start()
@@ -54,13 +56,13 @@ class BeamSearchModel:
                 send(sender, refusal(error))
             except Exception:
                 send(sender, refusal(fault(self._name)))
-        self._depth.measure(self._scheduler)
 
     def finalize(self) -> None:
         """Finishes the captions in flight."""
         self._scheduler.close()
         self._complete.put(None)
         self._responder.join()
+        self._publisher.close()
 
     def _submit(self, request: Any, sender: Any) -> None:
         settings = GenerationConfig.from_request(request_parameters(request), GenerationConfig())
@@ -82,7 +84,6 @@ class BeamSearchModel:
                 response = refusal(fault(self._name))
             send(answer.sender, response)
             del answer, response  # they hold shared memory
-            self._depth.measure(self._scheduler)
 
     def _response(self, answer: _Answer) -> Any:
         for result in answer.results:
@@ -113,22 +114,3 @@ class _Answer:
                 self._complete(self)
 
         return receive
-
-
-class _DepthMetrics:
-    """How many captions wait and how many are searched, on Triton's metrics endpoint; autoscaling reads them."""
-
-    def __init__(self, model: str) -> None:
-        self._families = [
-            pb_utils.MetricFamily(name, text, pb_utils.MetricFamily.GAUGE)
-            for name, text in (
-                ("ofa_captions_waiting", "Captions that are encoded and wait to join the beam search"),
-                ("ofa_captions_searching", "Captions in the running beam search"),
-            )
-        ]
-        self._waiting, self._searching = (family.Metric(labels={"model": model}) for family in self._families)
-
-    def measure(self, scheduler: Scheduler) -> None:
-        """Takes the present values."""
-        self._waiting.set(scheduler.waiting)
-        self._searching.set(scheduler.searching)

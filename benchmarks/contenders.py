@@ -1,0 +1,136 @@
+"""What is compared: this project's server with some engine, and ModelScope's pipeline."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from ofa_build.artifact import build_artifact
+from ofa_build.checkpoint import Checkpoint
+from ofa_build.repository import Serving
+from ofa_client import Captioner
+from serving_process import ServerProcess
+
+PEER = Path(__file__).with_name("modelscope_worker.py")
+
+
+class Contender(ABC):
+    """Something that captions image files."""
+
+    name: str
+    concurrency: int
+    """Requests in flight when throughput is measured."""
+
+    @abstractmethod
+    def caption(self, image: Path) -> str:
+        """One caption."""
+
+    def latency(self, images: list[Path]) -> list[float]:
+        """Seconds of each image, one after the other."""
+        seconds = []
+        for image in images:
+            started = time.perf_counter()
+            self.caption(image)
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    def throughput(self, images: list[Path]) -> float:
+        """Captions a second over all images."""
+        started = time.perf_counter()
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            list(pool.map(self.caption, images))
+        return len(images) / (time.perf_counter() - started)
+
+    @abstractmethod
+    def __enter__(self) -> Self: ...
+
+    @abstractmethod
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Server(Contender):
+    """The real server, asked by the real client: JPEG bytes in, caption out."""
+
+    def __init__(self, checkpoint: Checkpoint, engine: str, precision: str, work: Path, concurrency: int) -> None:
+        self.name, self.concurrency = f"{engine} {precision}", concurrency
+        self._model = f"bench_{engine}_{precision}"
+        artifacts = work / "artifacts"
+        if not (artifacts / self._model).exists():
+            build_artifact(checkpoint, "random", self._model, artifacts, Serving.on("cpu", engine, precision))
+        folder = work / self._model
+        folder.mkdir(parents=True, exist_ok=True)
+        self._process = ServerProcess(artifacts, [self._model], folder)
+
+    def __enter__(self) -> Self:
+        started = time.perf_counter()
+        self._process.__enter__()
+        self.start_seconds = time.perf_counter() - started
+        self._captioner = Captioner(f"grpc://{self._process.grpc_url}", model=self._model, timeout=120)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._captioner.close()
+        self._process.__exit__(kind, error, trace)
+
+    def caption(self, image: Path) -> str:
+        """See :meth:`Contender.caption`."""
+        return self._captioner.caption(image).text
+
+    def stages(self, image: Path) -> np.ndarray:
+        """``timing_ms`` of one request."""
+        return np.asarray(self._captioner.caption(image, details=True).timing_ms)
+
+    def resident_bytes(self) -> int:
+        """Proportional memory of every process of the server."""
+        tree, total = [self._process.server_pid], 0
+        while tree:
+            pid = tree.pop()
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            total += int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1]) << 10
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                tree += map(int, (task / "children").read_text().split())
+        return total
+
+
+class ModelScope(Contender):
+    """The reference's pipeline in its own environment, called as its users call it."""
+
+    name, concurrency = "ModelScope", 1
+
+    def __init__(self, checkpoint: Path, python: Path) -> None:
+        self._command = [str(python), str(PEER), str(checkpoint)]
+
+    def __enter__(self) -> Self:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            self._command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, bufsize=1
+        )
+        while '"ready"' not in self._process.stdout.readline():
+            if self._process.poll() is not None:
+                raise RuntimeError("ModelScope did not start; run its worker by hand to see why")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.stdin.close()
+        self._process.wait(30)
+
+    def caption(self, image: Path) -> str:
+        """See :meth:`Contender.caption`."""
+        print(image, file=self._process.stdin, flush=True)
+        while not (line := self._process.stdout.readline()).startswith('{"caption"'):
+            if not line:
+                raise RuntimeError("ModelScope ended")
+        return json.loads(line)["caption"]

@@ -1,0 +1,116 @@
+"""``make bench``: one size, several contenders, alternating; JSON, a Markdown table and plots are written.
+
+python -m benchmarks.run --size tiny --contenders onnxruntime:fp32 openvino:bf16 --peer .venv-modelscope/bin/python
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from ofa_build.checkpoint import load_checkpoint
+from ofa_serving.contract import STAGES
+
+from .ceiling import matmul_gflops
+from .checkpoints import GFLOP, SIZES, write_random
+from .contenders import Contender, ModelScope, Server
+from .images import write_images
+from .machine import describe
+from .report import write_report
+
+
+def main() -> None:
+    """Measures and writes the report."""
+    flags = _flags()
+    work = flags.work or Path(tempfile.mkdtemp(prefix="bench."))
+    checkpoint = write_random(flags.size, work / flags.size, flags.image_size)
+    images = write_images(work / "images", flags.images)
+    read = load_checkpoint(str(checkpoint))
+    servers = [
+        Server(read, *contender.split(":"), work / flags.size, flags.concurrency) for contender in flags.contenders
+    ]
+    contenders: list[Contender] = [*servers, *([ModelScope(checkpoint, flags.peer)] if flags.peer else [])]
+    del read
+    with contextlib.ExitStack() as stack:
+        for contender in contenders:
+            _say(f"starting {contender.name}")
+            stack.enter_context(contender)
+        captions = {contender.name: contender.caption(images[0]) for contender in contenders}
+        rounds = [_round(contenders, images, number) for number in range(flags.rounds)]
+        results = {
+            "command": " ".join(["python -m benchmarks.run", *sys.argv[1:]]),
+            "date": datetime.date.today().isoformat(),
+            "machine": describe(),
+            "size": flags.size,
+            "image_size": flags.image_size,
+            "gflop_a_caption": round(GFLOP[flags.size] * (flags.image_size / 480) ** 2),
+            "ceiling_gflops": {"fp32": _ceiling(rounds, "fp32"), "bf16": _ceiling(rounds, "bf16")},
+            "contenders": {contender.name: _summary(contender, rounds) for contender in contenders},
+            "servers": {server.name: _server_figures(server, images) for server in servers},
+            "same_caption_as_first": {name: text == captions[contenders[0].name] for name, text in captions.items()},
+        }
+    write_report(results, flags.output / f"{flags.size}-{flags.image_size}")
+
+
+def _flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--image-size", type=int, default=480)
+    parser.add_argument("--contenders", nargs="+", default=["onnxruntime:fp32", "openvino:fp32", "openvino:bf16"])
+    parser.add_argument("--peer", type=Path, help="Python of an environment with ModelScope")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=8, help="in each round")
+    parser.add_argument("--concurrency", type=int, default=8, help="requests in flight for throughput")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--work", type=Path, help="keeps checkpoints and engines here, for the next run")
+    return parser.parse_args()
+
+
+def _round(contenders: list[Contender], images: list[Path], number: int) -> dict:
+    """Everybody once, in turn, and the machine's ceiling."""
+    figures: dict = {"fp32": matmul_gflops(torch.float32), "bf16": matmul_gflops(torch.bfloat16)}
+    for contender in contenders:
+        latency = statistics.median(contender.latency(images[: len(images) // 2]))
+        throughput = contender.throughput(images)
+        figures[contender.name] = (latency, throughput)
+        _say(f"round {number + 1}: {contender.name}: {latency * 1e3:.0f} ms, {throughput:.2f} captions/s")
+    return figures
+
+
+def _ceiling(rounds: list[dict], dtype: str) -> float:
+    return round(statistics.median(figures[dtype] for figures in rounds), 1)
+
+
+def _summary(contender: Contender, rounds: list[dict]) -> dict[str, float]:
+    latencies, throughputs = zip(*(figures[contender.name] for figures in rounds), strict=True)
+    return {
+        "latency_ms": round(statistics.median(latencies) * 1e3, 1),
+        "latency_ms_least": round(min(latencies) * 1e3, 1),
+        "latency_ms_most": round(max(latencies) * 1e3, 1),
+        "captions_per_second": round(statistics.median(throughputs), 3),
+        "requests_in_flight": contender.concurrency,
+    }
+
+
+def _server_figures(server: Server, images: list[Path]) -> dict:
+    stages = np.median([server.stages(image) for image in images], axis=0)
+    return {
+        "start_seconds": round(server.start_seconds, 1),
+        "resident_mib": server.resident_bytes() >> 20,
+        "stages_ms": dict(zip(STAGES, np.round(stages, 1).tolist(), strict=True)),
+    }
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    main()
