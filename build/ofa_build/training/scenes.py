@@ -128,7 +128,7 @@ class SceneTraining:
 
     def train(self) -> None:
         """Run to the last step, saving and evaluating on the way."""
-        saved = reported = time.monotonic()
+        saved = evaluated = reported = time.monotonic()
         self.objective.train()
         for batch in self._training_batches():
             parts = self._update(batch)
@@ -140,8 +140,10 @@ class SceneTraining:
                 reported = now
             if now - saved > 60 * self.arguments.save_minutes:
                 self.save()
+                saved = now
+            if now - evaluated > 60 * self.arguments.evaluate_minutes:
                 self.evaluate(128)
-                saved = reported = time.monotonic()
+                evaluated = reported = time.monotonic()
         self.save()
         self.evaluate(500)
 
@@ -167,7 +169,8 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--label-smoothing", type=float, default=0.03)
-    parser.add_argument("--save-minutes", type=float, default=6.0)
+    parser.add_argument("--save-minutes", type=float, default=4.0)
+    parser.add_argument("--evaluate-minutes", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
