@@ -12,8 +12,9 @@ from ofa_serving.contract import STAGES, Names, Tensor
 from ofa_serving.generation import GenerationConfig
 from tritonclient.grpc import model_config_pb2 as pb
 
-SOURCES = Path(__file__).resolve().parents[2] / "model_repository"
-"""The repository's ``model_repository/``, whose ``model.py`` files every built checkpoint gets."""
+_PACKAGED = Path(__file__).with_name("model_repository")
+SOURCES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "model_repository"
+"""The project's ``model_repository/``, whose ``model.py`` files every built checkpoint gets; a wheel carries it along."""
 
 
 @dataclass(frozen=True)
