@@ -78,6 +78,7 @@ class Scheduler:
         self._groups: dict[int, _Group] = {}
         self._admission = threading.Lock()
         self._waiting = 0
+        self.steps = self.rows = self.tokens = 0  # decoder runs; hypotheses and captions taken one token further
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="beam-search", daemon=True)
         self._thread.start()
@@ -90,7 +91,7 @@ class Scheduler:
     @property
     def searching(self) -> int:
         """Captions being searched."""
-        return sum(len(group.jobs) for group in self._groups.values())
+        return sum(len(group.jobs) for group in list(self._groups.values()))  # whole at once: other threads ask
 
     def submit(self, jobs: list[Job]) -> None:
         """Takes the captions of one request, all or none.
@@ -116,7 +117,14 @@ class Scheduler:
         while self._receive():
             self._join()
             for group in list(self._groups.values()):
+                self._count(group.jobs)
                 self._guarded(group, [], group.step)
+
+    def _count(self, jobs: list[Job]) -> None:
+        if jobs:
+            self.steps += 1
+            self.rows += len(jobs) * jobs[0].settings.beam_size
+            self.tokens += len(jobs)
 
     def _receive(self) -> bool:
         """Moves arrivals to the pending ones, sleeping while there is nothing to do; false when all is done."""

@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from ofa_serving.contract import Tensor
 from ofa_serving.launcher.errors import LaunchError
+from ofa_serving.metrics import CANARY_REQUEST
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Canary:
                 answer = client.infer(
                     self.model,
                     [image],
+                    request_id=CANARY_REQUEST,
                     outputs=[triton.InferRequestedOutput(Tensor.CAPTION)],
                     parameters=dict(self.parameters),
                     client_timeout=timeout,

@@ -17,7 +17,9 @@ import triton_python_backend_utils as pb_utils
 
 from ..contract import CaptionError, Code, Names, Tensor
 from ..generation import GenerationConfig
+from ..metrics import OK, EntryMetrics
 from .admission import Admission
+from .publishing import Publisher
 from .triton import Settings, deadline, fault, raise_refusal, refusal, request_parameters, send
 
 
@@ -33,6 +35,8 @@ class EntryModel:
         self._max_seconds = settings.integer("max_seconds")
         max_in_flight = settings.integer("max_in_flight")
         self._admission = Admission(settings.name, max_in_flight)
+        self._metrics = EntryMetrics(settings.name, max_in_flight)
+        self._publisher = Publisher(self._metrics.registry)
         self._pool = ThreadPoolExecutor(max_in_flight, "request")
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -43,23 +47,27 @@ class EntryModel:
                 self._admission.enter()
             except CaptionError as error:
                 send(sender, refusal(error))
+                self._metrics.answered(request.request_id(), error.code, 0)
             else:
                 self._pool.submit(self._answer, request, sender)
 
     def finalize(self) -> None:
         """Answers what is in flight."""
         self._pool.shutdown()
+        self._publisher.close()
 
     def _answer(self, request: Any, sender: Any) -> None:
+        arrived, code = time.monotonic(), OK
         try:
             response = self._caption(request)
         except CaptionError as error:
-            response = refusal(error)
+            response, code = refusal(error), error.code
         except Exception:
-            response = refusal(fault(self._names.public))
+            response, code = refusal(fault(self._names.public)), Code.INTERNAL
         try:
             send(sender, response)
         finally:
+            self._metrics.answered(request.request_id(), code, time.monotonic() - arrived)
             self._admission.leave()
 
     def _caption(self, request: Any) -> Any:
@@ -73,8 +81,10 @@ class EntryModel:
         results = [name for name in wanted if name != Tensor.TIMING] + [Tensor.SEARCH_MS]
         parameters = {name: _decimal(value) for name, value in asdict(settings).items()}
         *tensors, searching = stages.call(self._names.beam_search, hidden, results, parameters)
+        timing = _timing(stages, decoding.as_numpy(), searching.as_numpy())
+        self._metrics.staged(timing.tolist())
         if Tensor.TIMING in wanted:
-            tensors.append(pb_utils.Tensor(Tensor.TIMING, _timing(stages, decoding.as_numpy(), searching.as_numpy())))
+            tensors.append(pb_utils.Tensor(Tensor.TIMING, timing))
         return pb_utils.InferenceResponse(tensors)
 
 

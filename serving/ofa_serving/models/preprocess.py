@@ -11,6 +11,8 @@ import triton_python_backend_utils as pb_utils
 
 from ..contract import CaptionError, Tensor
 from ..images import load_pixels
+from ..metrics import ImageMetrics
+from .publishing import Publisher
 from .triton import Settings, fault, refusal, tensor
 
 
@@ -21,10 +23,16 @@ class PreprocessModel:
         """Reads the image size of the checkpoint."""
         settings = Settings(args)
         self._name, self._size = settings.name, settings.integer("image_size")
+        self._metrics = ImageMetrics(self._name)
+        self._publisher = Publisher(self._metrics.registry)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response a request; an image that is refused fails only its own request."""
         return [self._answer(request) for request in requests]
+
+    def finalize(self) -> None:
+        """Ends the metrics' thread."""
+        self._publisher.close()
 
     def _answer(self, request: Any) -> Any:
         started = time.monotonic()
@@ -41,6 +49,7 @@ class PreprocessModel:
         )
 
     def _load(self, image: bytes, index: int, count: int) -> np.ndarray:
+        self._metrics.received(len(image))
         try:
             return load_pixels(image, self._size)
         except CaptionError as error:

@@ -1,0 +1,136 @@
+"""What the models count and measure, by Prometheus's conventions; nothing here needs Triton.
+
+| name | kind | labels | meaning |
+|---|---|---|---|
+| ``ofa_requests_total`` | counter | model, code | requests answered: ``OK`` or the contract's code |
+| ``ofa_request_duration_seconds`` | histogram | model | from a request's arrival to its caption, refusals left out |
+| ``ofa_stage_duration_seconds`` | histogram | model, stage | an image's time in each stage of ``contract.STAGES`` |
+| ``ofa_image_size_bytes`` | histogram | model | the files that arrive |
+| ``ofa_canary_total`` | counter | model, code | the probes' requests, which count nowhere else |
+| ``ofa_requests_in_flight_limit`` | gauge | model | at how many requests in flight one more is refused |
+| ``ofa_model_start_time_seconds`` | gauge | model | when the model was loaded, Unix time |
+| ``ofa_captions_waiting``, ``ofa_captions_searching`` | gauge | model | outside and inside the running beam search |
+| ``ofa_search_steps_total`` | counter | model | runs of the decoder |
+| ``ofa_search_rows_total`` | counter | model | hypotheses taken one token further: rows ÷ steps is the mean batch |
+| ``ofa_search_tokens_total`` | counter | model | captions taken one token further |
+
+``ofa_requests_in_flight`` is :mod:`ofa_serving.models.admission`'s own, because draining cannot wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .contract import STAGES, Code
+
+OK = "OK"
+CANARY_REQUEST = "canary"
+"""The request id of the probes that send the known image."""
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BYTES = tuple(float(2**power) for power in range(12, 26, 2))
+
+
+class EntryMetrics:
+    """Of the public model. Its methods may be called from any thread."""
+
+    def __init__(self, model: str, max_in_flight: int) -> None:
+        self.registry = registry = CollectorRegistry()
+        labels = ["model", "code"]
+        self._requests = Counter("ofa_requests", "Requests answered, by code", labels, registry=registry)
+        self._canary = Counter("ofa_canary", "Requests of the probes, by code", labels, registry=registry)
+        self._duration = Histogram(
+            "ofa_request_duration_seconds",
+            "From a request's arrival to its caption",
+            ["model"],
+            buckets=SECONDS,
+            registry=registry,
+        ).labels(model)
+        stages = Histogram(
+            "ofa_stage_duration_seconds",
+            "An image's time in a stage",
+            ["model", "stage"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._stages = [stages.labels(model, stage) for stage in STAGES]
+        limit = Gauge("ofa_requests_in_flight_limit", "Requests in flight at most", ["model"], registry=registry)
+        limit.labels(model).set(max_in_flight)
+        start = Gauge("ofa_model_start_time_seconds", "When the model was loaded", ["model"], registry=registry)
+        start.labels(model).set_to_current_time()
+        self._model = model
+        for code in (OK, *Code):  # so that a rate has a beginning
+            self._requests.labels(model, code)
+            self._canary.labels(model, code)
+
+    def answered(self, request_id: str, code: str, seconds: float) -> None:
+        """Counts an answer: ``OK`` or a refusal's code, and how long it took."""
+        if request_id == CANARY_REQUEST:
+            self._canary.labels(self._model, code).inc()
+            return
+        self._requests.labels(self._model, code).inc()
+        if code == OK:
+            self._duration.observe(seconds)
+
+    def staged(self, timing_ms: Iterable[Iterable[float]]) -> None:
+        """Takes the rows of ``timing_ms``, one an image."""
+        for row in timing_ms:
+            for stage, milliseconds in zip(self._stages, row, strict=True):
+                stage.observe(milliseconds / 1e3)
+
+
+class ImageMetrics:
+    """Of the images as they arrive."""
+
+    def __init__(self, model: str) -> None:
+        self.registry = CollectorRegistry()
+        self._bytes = Histogram(
+            "ofa_image_size_bytes", "Image files", ["model"], buckets=BYTES, registry=self.registry
+        ).labels(model)
+
+    def received(self, size: int) -> None:
+        """Counts an image file of ``size`` bytes."""
+        self._bytes.observe(size)
+
+
+class Search(Protocol):
+    """What a beam search counts by itself; read as it is when the metrics are collected."""
+
+    waiting: int
+    searching: int
+    steps: int
+    rows: int
+    tokens: int
+
+
+class SearchMetrics(Collector):
+    """Of the beam search, read from its scheduler, so that a step costs nothing more than its own counting."""
+
+    def __init__(self, model: str, search: Search) -> None:
+        self._model, self._search = model, search
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """The present values."""
+        search = self._search
+        for name, text, value in (
+            ("ofa_captions_waiting", "Captions that are encoded and wait to join the beam search", search.waiting),
+            ("ofa_captions_searching", "Captions in the running beam search", search.searching),
+        ):
+            gauge = GaugeMetricFamily(name, text, labels=["model"])
+            gauge.add_metric([self._model], value)
+            yield gauge
+        for name, text, value in (
+            ("ofa_search_steps", "Runs of the decoder", search.steps),
+            ("ofa_search_rows", "Hypotheses taken one token further", search.rows),
+            ("ofa_search_tokens", "Captions taken one token further", search.tokens),
+        ):
+            counter = CounterMetricFamily(name, text, labels=["model"])
+            counter.add_metric([self._model], value)
+            yield counter

@@ -1,0 +1,67 @@
+"""What the models count; on Triton's endpoint it is tested in tests/server/test_metrics_served.py."""
+
+from types import SimpleNamespace
+
+import pytest
+from ofa_serving.contract import STAGES, Code
+from ofa_serving.metrics import CANARY_REQUEST, OK, EntryMetrics, ImageMetrics, SearchMetrics
+
+
+@pytest.fixture
+def entry():
+    return EntryMetrics("ofa_caption", max_in_flight=64)
+
+
+def value(metrics, name, **labels):
+    return metrics.registry.get_sample_value(name, {"model": "ofa_caption", **labels})
+
+
+def test_every_code_has_a_series_from_the_start(entry):
+    for code in (OK, *Code):
+        assert value(entry, "ofa_requests_total", code=code) == 0
+
+
+def test_an_answer_counts_by_code_and_a_caption_by_its_time_too(entry):
+    entry.answered("", OK, 0.2)
+    entry.answered("some id", Code.OVERLOADED, 0)
+    assert value(entry, "ofa_requests_total", code=OK) == 1
+    assert value(entry, "ofa_requests_total", code="OVERLOADED") == 1
+    assert value(entry, "ofa_request_duration_seconds_count") == 1
+    assert value(entry, "ofa_request_duration_seconds_bucket", le="0.1") == 0
+    assert value(entry, "ofa_request_duration_seconds_bucket", le="0.25") == 1
+
+
+def test_a_probes_request_counts_apart(entry):
+    entry.answered(CANARY_REQUEST, OK, 0.2)
+    assert value(entry, "ofa_canary_total", code=OK) == 1
+    assert value(entry, "ofa_requests_total", code=OK) == 0
+    assert value(entry, "ofa_request_duration_seconds_count") == 0
+
+
+def test_each_image_of_a_request_counts_in_each_stage(entry):
+    entry.staged([[1, 2, 3, 4, 5], [10, 20, 30, 40, 50]])
+    for number, stage in enumerate(STAGES, start=1):
+        assert value(entry, "ofa_stage_duration_seconds_count", stage=stage) == 2
+        assert value(entry, "ofa_stage_duration_seconds_sum", stage=stage) == pytest.approx(number * 11 / 1e3)
+
+
+def test_the_limit_of_requests_in_flight_is_shown(entry):
+    assert value(entry, "ofa_requests_in_flight_limit") == 64
+
+
+def test_images_count_by_their_size():
+    images = ImageMetrics("ofa_caption")
+    images.received(5_000)
+    assert value(images, "ofa_image_size_bytes_bucket", le="4096.0") == 0
+    assert value(images, "ofa_image_size_bytes_bucket", le="16384.0") == 1
+
+
+def test_the_search_is_read_when_it_is_asked_for():
+    search = SimpleNamespace(waiting=0, searching=0, steps=0, rows=0, tokens=0)
+    metrics = SearchMetrics("ofa_caption", search)
+    search.waiting, search.searching, search.steps, search.rows, search.tokens = 3, 2, 10, 100, 20
+    assert value(metrics, "ofa_captions_waiting") == 3
+    assert value(metrics, "ofa_captions_searching") == 2
+    assert value(metrics, "ofa_search_steps_total") == 10
+    assert value(metrics, "ofa_search_rows_total") / value(metrics, "ofa_search_steps_total") == 10
+    assert value(metrics, "ofa_search_tokens_total") == 20
