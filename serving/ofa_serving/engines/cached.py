@@ -27,10 +27,12 @@ class GraphEngine(DecoderEngine, ABC):
 
     Attributes:
         xp: NumPy, or CuPy for a runtime on a GPU.
+        dtype: of the caches and cross-attention tensors; only the engine looks into them.
         in_place: whether a step may write the caches it reads.
     """
 
     xp: ModuleType = np
+    dtype: Any = np.float32
     in_place = True
 
     def __init__(self, step_inputs: Mapping[str, Sequence[Any]]) -> None:
@@ -67,7 +69,7 @@ class GraphBatch(DecoderBatch):
         self._engine, self._beams = engine, beam_size
         self._size = self._capacity = self._reach = 0
         xp = engine.xp
-        self._cross = {name: xp.empty((0, *shape), xp.float32) for name, shape in engine.cross_shapes.items()}
+        self._cross = {name: xp.empty((0, *shape), engine.dtype) for name, shape in engine.cross_shapes.items()}
         self._caches = {name: self._cache() for name in engine.cache_names}
         self._others = self._caches  # where a step writes if not in place
 
@@ -106,7 +108,7 @@ class GraphBatch(DecoderBatch):
     def _cache(self) -> Array:
         # Zeroed: a masked slot is multiplied by zero, and uninitialised memory may hold NaN.
         xp, engine = self._engine.xp, self._engine
-        return xp.zeros((self._capacity, engine.heads, self._reach * self._beams, engine.width), xp.float32)
+        return xp.zeros((self._capacity, engine.heads, self._reach * self._beams, engine.width), engine.dtype)
 
     def _reserve(self, captions: int, reach: int) -> None:
         """Grows the buffers to this many captions and positions."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import openvino as ov
+from openvino.preprocess import PrePostProcessor
 
 from ..beam_search import Candidates
 from .base import EncoderEngine
@@ -16,11 +17,11 @@ PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 """The precisions that need no other graph: OpenVINO converts as it loads."""
 
 
-def compiled(path: Path, threads: int, precision: str) -> ov.CompiledModel:
-    """One graph, ready to run: a single stream of ``threads`` threads (0: one a core).
+def compiled(model: ov.Model, threads: int, precision: str) -> ov.CompiledModel:
+    """A graph ready to run, as a single stream of ``threads`` threads (0: one a core).
 
     Args:
-        path: an exported graph.
+        model: the graph.
         threads: of the stream.
         precision: a key of :data:`PRECISIONS`.
     """
@@ -31,14 +32,15 @@ def compiled(path: Path, threads: int, precision: str) -> ov.CompiledModel:
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    return ov.Core().compile_model(path, "CPU", options)
+    return ov.Core().compile_model(model, "CPU", options)
 
 
 class OpenVinoEncoder(EncoderEngine):
     """``model.onnx`` of one repository."""
 
     def __init__(self, directory: Path, threads: int, precision: str) -> None:
-        self._request = compiled(directory / "model.onnx", threads, precision).create_infer_request()
+        graph = ov.Core().read_model(directory / "model.onnx")
+        self._request = compiled(graph, threads, precision).create_infer_request()
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         """See :meth:`EncoderEngine.run`."""
@@ -51,28 +53,53 @@ class OpenVinoEngine(GraphEngine):
     in_place = False  # OpenVINO may reuse an output's memory before the input is read
 
     def __init__(self, directory: Path, threads: int, precision: str) -> None:
-        self._cross = compiled(directory / "cross.onnx", threads, precision).create_infer_request()
-        step = compiled(directory / "step.onnx", threads, precision)
-        self._step = step.create_infer_request()
-        shapes = {
-            port.get_any_name(): [dim.get_length() if dim.is_static else -1 for dim in port.get_partial_shape()]
-            for port in step.inputs
-        }
-        super().__init__(shapes)
+        self._half = precision == "bf16"
+        self.dtype = np.uint16 if self._half else np.float32  # NumPy has no bfloat16: its bits
+        cross, step = (self._read(directory / name) for name in ("cross.onnx", "step.onnx"))
+        super().__init__({port.get_any_name(): _shape(port) for port in step.inputs})
+        self._cross = compiled(cross, threads, precision).create_infer_request()
+        self._step = compiled(step, threads, precision).create_infer_request()
 
     def run_cross(self, hidden: np.ndarray) -> dict[str, np.ndarray]:
         """See :meth:`GraphEngine.run_cross`."""
-        outputs = self._cross.infer([np.ascontiguousarray(hidden)], share_inputs=True, share_outputs=True)
-        return {name: outputs[name] for name in self.cross_shapes}
+        outputs = {name: np.empty((len(hidden), *shape), self.dtype) for name, shape in self.cross_shapes.items()}
+        self._cross.set_tensor("hidden", _tensor(np.ascontiguousarray(hidden)))
+        for name, values in outputs.items():
+            self._cross.set_tensor(name, _tensor(values))
+        self._cross.infer()
+        return outputs
 
     def run_step(
         self, inputs: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
     ) -> Candidates:
         """See :meth:`GraphEngine.run_step`."""
         for name, values in (*inputs.items(), *state.items()):
-            self._step.set_tensor(name, ov.Tensor(np.ascontiguousarray(values), shared_memory=True))
+            self._step.set_tensor(name, _tensor(np.ascontiguousarray(values)))
         for name, values in new.items():
-            self._step.set_tensor(f"new_{name}", ov.Tensor(values, shared_memory=True))
+            self._step.set_tensor(f"new_{name}", _tensor(values))
         self._step.infer()
         best = (self._step.get_tensor(name).data.copy() for name in ("ids", "logprobs", "eos", "unk"))
         return Candidates(*best)
+
+    def _read(self, path: Path) -> ov.Model:
+        """A graph whose caches and cross-attention tensors, in and out, have this engine's type."""
+        model = ov.Core().read_model(path)
+        if not self._half:
+            return model
+        steps = PrePostProcessor(model)
+        for ports, access in ((model.inputs, steps.input), (model.outputs, steps.output)):
+            for name in (port.get_any_name() for port in ports):
+                if name.startswith(("cross_", "self_", "new_")):
+                    access(name).tensor().set_element_type(ov.Type.bf16)
+        return steps.build()
+
+
+def _tensor(values: np.ndarray) -> ov.Tensor:
+    """A tensor over an array's memory; 16-bit integers are the bits of bfloat16."""
+    if values.dtype == np.uint16:
+        return ov.Tensor(values, ov.Shape(values.shape), ov.Type.bf16)
+    return ov.Tensor(values, shared_memory=True)
+
+
+def _shape(port: ov.Output) -> list[int]:
+    return [dimension.get_length() if dimension.is_static else -1 for dimension in port.get_partial_shape()]
