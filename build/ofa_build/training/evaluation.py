@@ -9,9 +9,7 @@ from torch import Tensor
 
 from ofa_build.model import OFA
 from ofa_build.scenes.vocabulary import BOS, EOS, CaptionTokenizer
-from ofa_build.training.scene_data import SceneBatch
-
-MAX_TOKENS = 17
+from ofa_build.training.scene_data import MAX_TOKENS, SceneBatch
 
 
 @torch.inference_mode()

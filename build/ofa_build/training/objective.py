@@ -12,7 +12,7 @@ from ofa_build.model import OFA
 from ofa_build.scenes.objects import OBJECTS
 from ofa_build.scenes.render import IGNORED
 from ofa_build.scenes.vocabulary import PAD
-from ofa_build.training.scene_data import SceneBatch
+from ofa_build.training.scene_data import SceneBatch, decoder_inputs
 
 FEATURE_CHANNELS = 1024
 NOTHING_WEIGHT = 0.25
@@ -63,7 +63,7 @@ class SceneObjective(nn.Module):
             self.model.encoder.embed_images(pixels)
             caption = torch.zeros(())
         else:
-            caption = self._caption_loss(self.model(pixels, self.prompt, batch.decoder_inputs), batch.targets)
+            caption = self.caption_loss(self.model(pixels, self.prompt, decoder_inputs(batch.targets)), batch.targets)
         seen = self.head(self._features).float()
         return Losses(
             caption,
@@ -73,7 +73,8 @@ class SceneObjective(nn.Module):
             ),
         )
 
-    def _caption_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def caption_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of logits [B, T, V] against padded targets [B, T]."""
         return functional.cross_entropy(
             logits.flatten(0, 1).float(),
             targets.flatten(),

@@ -17,8 +17,11 @@ from ofa_build.scenes.art import Art
 from ofa_build.scenes.render import cell_classes, natural_size, render
 from ofa_build.scenes.sampler import CollageSampler, SceneSampler
 from ofa_build.scenes.scene import Scene
+from ofa_build.scenes.splits import Split
 from ofa_build.scenes.vocabulary import BOS, PAD, CaptionTokenizer
 
+MAX_TOKENS = 16
+"""The longest caption with its end."""
 STRIDE = 16
 """Pixels a side of the patch that one ResNet feature stands for."""
 LARGE_SHARE = 0.15
@@ -34,14 +37,14 @@ class SceneBatch:
     classes: Tensor
     centres: Tensor
 
-    @property
-    def decoder_inputs(self) -> Tensor:
-        """The targets, shifted right behind the first token."""
-        return torch.cat([torch.full_like(self.targets[:, :1], BOS), self.targets[:, :-1]], 1)
-
     def normalised(self) -> Tensor:
         """Give the pixels as the model takes them: float [B, 3, S, S] between -1 and 1, channels last in memory."""
         return (self.pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def decoder_inputs(targets: Tensor) -> Tensor:
+    """Shift targets [B, T] right behind the first token."""
+    return torch.cat([torch.full_like(targets[:, :1], BOS), targets[:, :-1]], 1)
 
 
 def picture(scene: Scene, art: Art, size: int, longer_side: int) -> Image.Image:
@@ -53,16 +56,16 @@ class SceneDataset(Dataset):
     """Map-style: scene number ``index`` as pixels, target tokens (none for a collage) and cell classes."""
 
     def __init__(
-        self, sampler: SceneSampler | CollageSampler, tokenizer: CaptionTokenizer, image_size: int, augment: bool
+        self, sampler: SceneSampler | CollageSampler, art: Art, tokenizer: CaptionTokenizer, image_size: int
     ) -> None:
-        self.sampler, self.tokenizer, self.image_size, self.augment = sampler, tokenizer, image_size, augment
-        self.art = Art.load(sampler.styles)
+        self.sampler, self.art, self.tokenizer, self.image_size = sampler, art, tokenizer, image_size
+        self.augment = isinstance(sampler, SceneSampler) and sampler.split is Split.TRAIN
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray]:
         scene = self.sampler(index)
         drawn, masks = render(scene, self.art, self.image_size, self.image_size)
         rng = np.random.default_rng((index, self.sampler.seed))
-        if self.augment and isinstance(scene, Scene) and rng.random() < LARGE_SHARE:
+        if self.augment and rng.random() < LARGE_SHARE:
             drawn = picture(scene, self.art, self.image_size, int(rng.integers(200, 400)))
             if rng.random() < 0.5:
                 drawn = _compressed(drawn, int(rng.integers(60, 95)))
@@ -90,7 +93,7 @@ def collate(samples: Sequence[tuple[np.ndarray, list[int], np.ndarray, np.ndarra
     )
 
 
-def batches(dataset: SceneDataset, batch_size: int, first: int, last: int, workers: int = 1) -> DataLoader:
+def stream(dataset: SceneDataset, batch_size: int, first: int, last: int, workers: int = 1) -> DataLoader:
     """Batches number ``first`` to ``last`` (not included) of the endless stream of scenes."""
     indices = range(first * batch_size, last * batch_size)
     return DataLoader(dataset, batch_size, sampler=indices, collate_fn=collate, num_workers=workers, prefetch_factor=4)

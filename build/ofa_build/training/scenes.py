@@ -1,6 +1,6 @@
-"""Trains a captioner of emoji scenes from nothing: ``python -m ofa_build.training.scenes OUT --steps 6000``.
+"""Trains a captioner of emoji scenes from nothing: ``python -m ofa_build.training.scenes RUN``.
 
-The run can be interrupted: it continues from ``OUT/training.pt``, and a change of ``--steps`` or ``--image-size`` takes
+A run can be interrupted: it continues from ``RUN/training.pt``, and a change of ``--steps`` or ``--image-size`` takes
 effect there.
 """
 
@@ -10,20 +10,24 @@ import argparse
 import json
 import logging
 import math
+import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ofa_build.model import OFA, OFAConfig
+from ofa_build.scenes.art import Art
 from ofa_build.scenes.sampler import CollageSampler, SceneSampler
+from ofa_build.scenes.sources import TRAINING_STYLES
 from ofa_build.scenes.splits import Split
 from ofa_build.scenes.vocabulary import CaptionTokenizer, write_vocabulary
 from ofa_build.training.evaluation import exact_match
 from ofa_build.training.objective import SceneObjective
-from ofa_build.training.scene_data import SceneBatch, SceneDataset, batches
+from ofa_build.training.scene_data import SceneBatch, SceneDataset, stream
 
 logger = logging.getLogger(__name__)
 
@@ -46,27 +50,46 @@ def small_config(vocab_size: int) -> OFAConfig:
     )
 
 
-def learning_rate(step: int, steps: int, peak: float, warm_up: int = 300) -> float:
-    """Linear warm-up, then half a cosine down to nothing at ``steps``."""
-    if step < warm_up:
-        return peak * (step + 1) / warm_up
-    progress = min(1.0, (step - warm_up) / max(1, steps - warm_up))
-    return peak * (1 + math.cos(math.pi * progress)) / 2
+@dataclass(frozen=True)
+class Recipe:
+    """How a run trains; the defaults made the bundled checkpoint. A rate and a smoothing are per step and token."""
+
+    steps: int = 5400
+    collage_steps: int = 1000  # the first, which train the image encoder alone
+    batch_size: int = 32
+    image_size: int = 96  # pixels a side
+    learning_rate: float = 1e-3  # the highest
+    warm_up: int = 300  # steps
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.03
+    seed: int = 0
+    save_minutes: float = 4.0
+    evaluate_minutes: float = 15.0
+    evaluation_scenes: int = 128  # on the way
+    final_scenes: int = 500
+
+    def learning_rate_at(self, step: int) -> float:
+        """Rise linearly, then fall along half a cosine to nothing at the last step."""
+        if step < self.warm_up:
+            return self.learning_rate * (step + 1) / self.warm_up
+        progress = min(1.0, (step - self.warm_up) / max(1, self.steps - self.warm_up))
+        return self.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
 class SceneTraining:
     """The state of one run and its loop."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments, self.directory = arguments, arguments.directory
-        if not (self.directory / "vocab.json").exists():
-            self.config = small_config(write_vocabulary(self.directory))
-            (self.directory / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1))
-        self.config = OFAConfig.from_dict(json.loads((self.directory / "config.json").read_text()))
-        self.tokenizer = CaptionTokenizer(self.directory)
-        torch.manual_seed(arguments.seed)
-        self.model = OFA(self.config).to(memory_format=torch.channels_last)
-        self.objective = SceneObjective(self.model, self.tokenizer.prompt(), arguments.label_smoothing)
+    def __init__(self, directory: Path, recipe: Recipe, art: Art) -> None:
+        """Start in ``directory``, with the ``config.json`` and vocabulary it may hold, or continue what began there."""
+        self.directory, self.recipe, self.art = directory, recipe, art
+        if not (directory / "vocab.json").exists():
+            config = small_config(write_vocabulary(directory))
+            (directory / "config.json").write_text(json.dumps(config.to_dict(), indent=1), encoding="utf-8")
+        self.tokenizer = CaptionTokenizer(directory)
+        torch.manual_seed(recipe.seed)
+        config = OFAConfig.from_dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+        self.model = OFA(config).to(memory_format=torch.channels_last)
+        self.objective = SceneObjective(self.model, self.tokenizer.prompt(), recipe.label_smoothing)
         self.optimizer = self._optimizer()
         self.step = 0
         self._resume()
@@ -75,7 +98,10 @@ class SceneTraining:
         """Weight decay on matrices and convolutions only."""
         decayed = [weight for weight in self.objective.parameters() if weight.dim() > 1]
         others = [weight for weight in self.objective.parameters() if weight.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": self.recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
 
     @property
@@ -102,32 +128,38 @@ class SceneTraining:
         torch.save(state, partial)
         partial.replace(self._state_path)
 
-    def _batches(self, sampler: SceneSampler | CollageSampler, first: int, last: int) -> Iterator[SceneBatch]:
-        augment = isinstance(sampler, SceneSampler) and sampler.split is Split.TRAIN
-        dataset = SceneDataset(sampler, self.tokenizer, self.arguments.image_size, augment)
-        return iter(batches(dataset, self.arguments.batch_size, first, last))
+    def batches(self, sampler: SceneSampler | CollageSampler, first: int, last: int) -> Iterator[SceneBatch]:
+        """Draw batches number ``first`` to ``last`` (not included) of a sampler's scenes."""
+        dataset = SceneDataset(sampler, self.art, self.tokenizer, self.recipe.image_size)
+        return iter(stream(dataset, self.recipe.batch_size, first, last))
 
     def _training_batches(self) -> Iterator[SceneBatch]:
         """Chain the collages that come first and the scenes that follow, from the current step on."""
-        seed, steps = self.arguments.seed, self.arguments.steps
-        collages = min(self.arguments.collage_steps, steps)
+        seed, steps = self.recipe.seed, self.recipe.steps
+        collages = min(self.recipe.collage_steps, steps)
         if self.step < collages:
-            yield from self._batches(CollageSampler(seed), self.step, collages)
-        yield from self._batches(SceneSampler(Split.TRAIN, seed), self.step, steps)
+            yield from self.batches(CollageSampler(seed), self.step, collages)
+        yield from self.batches(SceneSampler(Split.TRAIN, seed), self.step, steps)
 
     def evaluate(self, scenes: int) -> None:
         """Log the exact matches on scenes of both held-out kinds."""
         for split in (Split.UNSEEN, Split.HELDOUT):
-            last = math.ceil(scenes / self.arguments.batch_size)
-            share, wrong = exact_match(
-                self.model, self._batches(SceneSampler(split, self.arguments.seed), 0, last), self.tokenizer
-            )
+            last = math.ceil(scenes / self.recipe.batch_size)
+            drawn = self.batches(SceneSampler(split, self.recipe.seed), 0, last)
+            share, wrong = exact_match(self.model, drawn, self.tokenizer)
             logger.info("step %d: %s exact %.1f %%", self.step, split.name.lower(), 100 * share)
             for wanted, given in wrong[:4]:
                 logger.info("  wanted '%s', said '%s'", wanted, given)
 
     def train(self) -> None:
-        """Run to the last step, saving and evaluating on the way."""
+        """Run to the last step, saving and evaluating on the way, and saving when told to stop."""
+        try:
+            self._run()
+        finally:
+            self.save()
+        self.evaluate(self.recipe.final_scenes)
+
+    def _run(self) -> None:
         saved = evaluated = reported = time.monotonic()
         self.objective.train()
         for batch in self._training_batches():
@@ -135,21 +167,19 @@ class SceneTraining:
             self.step += 1
             now = time.monotonic()
             if self.step % 50 == 0:
-                rate = 50 * self.arguments.batch_size / (now - reported)
+                rate = 50 * self.recipe.batch_size / (now - reported)
                 logger.info("step %d: caption %.3f classes %.3f centres %.3f, %.1f scenes/s", self.step, *parts, rate)
                 reported = now
-            if now - saved > 60 * self.arguments.save_minutes:
+            if now - saved > 60 * self.recipe.save_minutes:
                 self.save()
                 saved = now
-            if now - evaluated > 60 * self.arguments.evaluate_minutes:
-                self.evaluate(128)
+            if now - evaluated > 60 * self.recipe.evaluate_minutes:
+                self.evaluate(self.recipe.evaluation_scenes)
                 evaluated = reported = time.monotonic()
-        self.save()
-        self.evaluate(500)
 
     def _update(self, batch: SceneBatch) -> tuple[float, float, float]:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.arguments.steps, self.arguments.learning_rate)
+            group["lr"] = self.recipe.learning_rate_at(self.step)
         with torch.autocast("cpu", torch.bfloat16):
             losses = self.objective(batch)
         self.optimizer.zero_grad()
@@ -163,20 +193,16 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path, help="where the run's state and vocabulary are kept")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--collage-steps", type=int, default=1500, help="first, on collages, the image encoder alone")
-    parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--label-smoothing", type=float, default=0.03)
-    parser.add_argument("--save-minutes", type=float, default=4.0)
-    parser.add_argument("--evaluate-minutes", type=float, default=15.0)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    for field in fields(Recipe):
+        option = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(option, type=type(field.default), default=field.default, help="default: %(default)s")
+    arguments = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(arguments.threads)
-    SceneTraining(arguments).train()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    torch.set_num_threads(arguments.pop("threads"))
+    directory = arguments.pop("directory")
+    SceneTraining(directory, Recipe(**arguments), Art.load(TRAINING_STYLES)).train()
 
 
 if __name__ == "__main__":
