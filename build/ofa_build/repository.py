@@ -14,7 +14,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 _PACKAGED = Path(__file__).with_name("model_repository")
 SOURCES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "model_repository"
-"""The project's ``model_repository/``, whose ``model.py`` files every built checkpoint gets; a wheel carries it along."""
+"""The project's ``model_repository/``, whose ``model.py`` files every built checkpoint gets; wheels carry it."""
 
 
 @dataclass(frozen=True)
