@@ -1,0 +1,116 @@
+{{- define "ofa.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- /* What selects the servers, or the proxies: (list root "server"). */}}
+{{- define "ofa.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ $root.Chart.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- define "ofa.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{- /* The launcher drains for `stop` seconds, and kills the server 10 later; 5 are for the container itself. */}}
+{{- define "ofa.gracePeriod" -}}
+{{ add .Values.timing.preStop .Values.timing.stop 15 }}
+{{- end }}
+
+{{- define "ofa.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- define "ofa.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "ofa.environment" -}}
+- name: OFA_NAMES
+  value: {{ join " " .Values.models | quote }}
+- name: OFA_START_TIMEOUT
+  value: {{ .Values.timing.start | quote }}
+- name: OFA_STOP_TIMEOUT
+  value: {{ .Values.timing.stop | quote }}
+{{- with .Values.extraEnvironment }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* Ready is Triton's own word, asked often. Whether it captions is asked of the server itself: a model's process
+       that has died leaves Triton ready. A server that is busy passes. */}}
+{{- define "ofa.probes" -}}
+startupProbe:
+  exec:
+    command: [ofa-probe]
+  periodSeconds: 5
+  timeoutSeconds: 15
+  failureThreshold: {{ div (add .Values.timing.start 4) 5 }}
+readinessProbe:
+  httpGet:
+    path: /v2/health/ready
+    port: http
+  periodSeconds: 5
+  timeoutSeconds: 3
+  failureThreshold: 2
+livenessProbe:
+  exec:
+    command: [ofa-probe]
+  periodSeconds: 20
+  timeoutSeconds: 15
+  failureThreshold: 3
+{{- end }}
+
+{{- define "ofa.scratchVolumes" -}}
+- name: shared-memory
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ .Values.sharedMemory.sizeMiB }}Mi
+- name: tmp
+  emptyDir:
+    sizeLimit: 256Mi
+{{- end }}
+
+{{- define "ofa.scratchMounts" -}}
+- name: shared-memory
+  mountPath: /dev/shm
+- name: tmp
+  mountPath: /tmp
+{{- end }}
+
+{{- define "ofa.modelVolume" -}}
+{{- with .Values.modelVolume }}
+{{- if eq .kind "pvc" -}}
+persistentVolumeClaim:
+  claimName: {{ .pvc.claimName }}
+  readOnly: true
+{{- else if eq .kind "s3" -}}
+emptyDir:
+  sizeLimit: {{ .s3.sizeLimit }}
+{{- else -}}
+image:
+  reference: {{ .image.reference }}
+  pullPolicy: {{ .image.pullPolicy }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* The two queries to scale on, over all servers of the release, for KEDA and the recording rules. */}}
+{{- define "ofa.podMatch" -}}
+namespace="{{ .Release.Namespace }}",pod=~"{{ .Release.Name }}-server-.*"
+{{- end }}

@@ -1,0 +1,201 @@
+"""What the chart promises: nothing lost at a stop, nobody let in, sizes that fit, the models read-only."""
+
+import re
+from pathlib import Path
+
+import pytest
+from chart import CASES, CHART, pod, render, values_of, yaml
+from google.protobuf import text_format
+from ofa_serving.launcher.artifact import Artifact
+from ofa_serving.launcher.settings import parse_settings
+from ofa_serving.launcher.shared_memory import required_bytes
+from ofa_serving.manifest import Manifest
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+ROOT = Path(__file__).parents[2]
+DEPLOYMENTS = [case for case in CASES if case != "kserve"]
+KILLED_AFTER_STOP = 10
+SPARE = 5
+UNITS = {"Mi": 1, "Gi": 2**10}
+
+each_deployment = pytest.mark.parametrize("case", DEPLOYMENTS)
+
+
+@pytest.fixture(scope="module")
+def defaults():
+    return render({})
+
+
+def server(documents):
+    return pod(documents, "server")["containers"][0]
+
+
+def environment(container):
+    return {variable["name"]: variable["value"] for variable in container["env"]}
+
+
+def mebibytes(quantity):
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()
+    return int(number) * UNITS[unit]
+
+
+def test_shared_memory_is_what_the_launcher_asks_for_of_the_default_models():
+    models = []
+    for path in sorted((ROOT / "model_repository").glob("*/config.pbtxt")):
+        models.append(text_format.Parse(path.read_text(), ModelConfig()))
+    manifest = Manifest.__new__(Manifest)
+    object.__setattr__(manifest, "name", "ofa_caption")
+    needed = required_bytes(Artifact(ROOT, manifest, tuple(models)).memory())
+    size = yaml.safe_load((CHART / "values.yaml").read_text())["sharedMemory"]["sizeMiB"]
+    assert size == -(-needed // 2**20)
+
+
+@each_deployment
+def test_shared_memory_is_a_memory_volume_within_the_memory_limit(case):
+    documents = render(values_of(case))
+    volume = next(volume for volume in pod(documents, "server")["volumes"] if volume["name"] == "shared-memory")
+    assert volume["emptyDir"]["medium"] == "Memory"
+    limit = mebibytes(server(documents)["resources"]["limits"]["memory"])
+    assert mebibytes(volume["emptyDir"]["sizeLimit"]) <= limit / 2
+    assert {"name": "shared-memory", "mountPath": "/dev/shm"} in server(documents)["volumeMounts"]
+
+
+@each_deployment
+def test_the_grace_period_covers_the_pause_the_drain_and_the_kill(case):
+    documents = render(values_of(case))
+    pause = server(documents)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    drain = int(environment(server(documents))["OFA_STOP_TIMEOUT"])
+    assert pod(documents, "server")["terminationGracePeriodSeconds"] == pause + drain + KILLED_AFTER_STOP + SPARE
+    assert 10 <= pause <= 15
+
+
+@each_deployment
+def test_a_real_caption_decides_over_start_and_life_and_a_cheap_question_over_traffic(case):
+    container = server(render(values_of(case)))
+    assert container["startupProbe"]["exec"] == container["livenessProbe"]["exec"] == {"command": ["ofa-probe"]}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": "http"}
+    startup = container["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= int(environment(container)["OFA_START_TIMEOUT"])
+
+
+def test_the_launcher_reads_the_variables_that_the_chart_sets(defaults):
+    settings = parse_settings([], environment(server(defaults)))
+    assert settings.names == ("ofa_caption",)
+    assert (settings.start_timeout, settings.stop_timeout) == (600, 30)
+
+
+@each_deployment
+def test_every_container_is_confined(case):
+    documents = render(values_of(case))
+    for (kind, name), document in documents.items():
+        if kind != "Deployment":
+            continue
+        specification = document["spec"]["template"]["spec"]
+        assert specification["automountServiceAccountToken"] is False, name
+        assert specification["enableServiceLinks"] is False, name
+        assert specification["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in [*specification["containers"], *specification.get("initContainers", [])]:
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] and security["runAsNonRoot"]
+            assert not security["allowPrivilegeEscalation"]
+            assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+@each_deployment
+def test_the_models_are_read_only(case):
+    mounts = {mount["mountPath"]: mount for mount in server(render(values_of(case)))["volumeMounts"]}
+    assert mounts["/models"]["readOnly"]
+
+
+def test_models_come_from_a_claim_a_bucket_or_an_image():
+    volumes = {
+        case: next(volume for volume in pod(render(values_of(case)), "server")["volumes"] if volume["name"] == "models")
+        for case in ("defaults", "gpu-s3-keda", "image-tls-canary")
+    }
+    assert volumes["defaults"]["persistentVolumeClaim"] == {"claimName": "ofa-models", "readOnly": True}
+    assert volumes["gpu-s3-keda"]["emptyDir"] == {"sizeLimit": "8Gi"}
+    assert volumes["image-tls-canary"]["image"]["reference"] == "registry.example.com/ofa-models:1"
+    fetch = pod(render(values_of("gpu-s3-keda")), "server")["initContainers"][0]
+    assert fetch["args"][-2:] == ["s3://models/captioning", "/models"]
+
+
+def test_a_gpu_is_asked_for_by_the_gpu_profile_alone(defaults):
+    gpu = server(render(values_of("gpu-s3-keda")))["resources"]
+    assert gpu["requests"]["nvidia.com/gpu"] == gpu["limits"]["nvidia.com/gpu"] == 1
+    assert "nvidia.com/gpu" not in server(defaults)["resources"]["limits"]
+
+
+def test_nothing_is_let_in_or_out_but_what_is_named(defaults):
+    policies = {name: document["spec"] for (kind, name), document in defaults.items() if kind == "NetworkPolicy"}
+    assert policies["captions-deny"]["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in policies["captions-deny"]
+    captions, metrics = policies["captions-server"]["ingress"]
+    assert [peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in captions["from"]] == ["proxy"]
+    assert [port["port"] for port in captions["ports"]] == ["http", "grpc"]
+    assert metrics["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+    assert [port["port"] for port in metrics["ports"]] == ["metrics"]
+
+
+def test_the_metrics_leave_the_cluster_through_no_service(defaults):
+    public = defaults["Service", "captions"]["spec"]["ports"]
+    assert {port["name"] for port in public} == {"http", "grpc"}
+    assert defaults["Service", "captions-server"]["spec"]["clusterIP"] == "None"
+
+
+def test_replicas_are_spread_and_evicted_one_at_a_time(defaults):
+    keys = [constraint["topologyKey"] for constraint in pod(defaults, "server")["topologySpreadConstraints"]]
+    assert keys == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    assert defaults["PodDisruptionBudget", "captions-server"]["spec"]["maxUnavailable"] == 1
+    rolling = defaults["Deployment", "captions-server"]["spec"]["strategy"]["rollingUpdate"]
+    assert rolling == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_an_autoscaled_deployment_does_not_fix_its_replicas(defaults):
+    assert "replicas" not in defaults["Deployment", "captions-server"]["spec"]
+    fixed = render(values_of("image-tls-canary"))
+    assert fixed["Deployment", "captions-server"]["spec"]["replicas"] == 3
+    assert ("HorizontalPodAutoscaler", "captions-server") not in fixed
+
+
+def test_the_adapter_offers_what_the_autoscaler_reads(defaults):
+    metrics = defaults["HorizontalPodAutoscaler", "captions-server"]["spec"]["metrics"]
+    wanted = {metric["pods"]["metric"]["name"] for metric in metrics}
+    rules = yaml.safe_load((CHART / "files/prometheus-adapter-values.yaml").read_text())["rules"]["custom"]
+    assert {rule["name"]["as"] for rule in rules} == wanted
+
+
+def test_the_proxy_balances_over_the_servers_that_the_headless_service_names(defaults):
+    text = defaults["ConfigMap", "captions-proxy"]["data"]["nginx.conf"]
+    assert "server captions-server.vision.svc.cluster.local:8001 resolve" in text
+    assert text.count("least_conn;") == 2
+
+
+def test_a_canary_gets_its_share_and_both_sides_find_each_other():
+    stable, canary = render(values_of("image-tls-canary")), render(values_of("canary-release"))
+    text = stable["ConfigMap", "captions-proxy"]["data"]["nginx.conf"]
+    assert re.search(r"split_clients \$request_id \$track {\s+10% canary;\s+\* stable;\s+}", text)
+    assert "server captions-next-server.vision.svc.cluster.local:8001 resolve" in text
+    assert not any(kind == "ConfigMap" for kind, _ in canary)
+    admitted = canary["NetworkPolicy", "captions-server"]["spec"]["ingress"][0]["from"]
+    labels = {"app.kubernetes.io/name": "ofa-caption", "app.kubernetes.io/component": "proxy"}
+    assert {"podSelector": {"matchLabels": labels}} in admitted
+
+
+def test_tls_and_mutual_tls_reach_both_protocols():
+    documents = render(values_of("image-tls-canary"))
+    text = documents["ConfigMap", "captions-proxy"]["data"]["nginx.conf"]
+    assert "listen 8080 ssl;" in text
+    assert "listen 8081 ssl http2;" in text
+    assert "ssl_verify_client on;" in text
+    secrets = [volume["secret"]["secretName"] for volume in pod(documents, "proxy")["volumes"] if "secret" in volume]
+    assert secrets == ["captions-tls", "captions-client-ca"]
+
+
+def test_kserve_gets_the_same_server_with_the_same_probes(defaults):
+    documents = render(values_of("kserve"))
+    container = documents["ServingRuntime", "captions"]["spec"]["containers"][0]
+    assert container["livenessProbe"] == server(defaults)["livenessProbe"]
+    assert environment(container)["OFA_ARTIFACTS"] == "/mnt/models"
+    predictor = documents["InferenceService", "captions"]["spec"]["predictor"]
+    assert predictor["model"]["runtime"] == "captions"
+    assert predictor["terminationGracePeriodSeconds"] == pod(defaults, "server")["terminationGracePeriodSeconds"]

@@ -1,0 +1,141 @@
+"""Every value set renders, as recorded, to manifests that Kubernetes and the custom resources' operators take."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from chart import CASES, CHART, helm, render, render_text, values_of, yaml
+
+kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs the extra 'deploy'")
+jsonschema = pytest.importorskip("jsonschema", reason="needs the extra 'deploy'")
+
+HERE = Path(__file__).parent
+VERSIONS = ("1.33.0", "1.37.0")
+CUSTOM = {path.stem: json.loads(path.read_text()) for path in (HERE / "schemas").glob("*.json")}
+OF_THE_PREDICTOR_A_PODS = ("securityContext", "nodeSelector", "tolerations", "terminationGracePeriodSeconds")
+
+BASELINE = {
+    "CKV_K8S_43": "image digests are the operator's to set (image.digest); the chart cannot know them",
+    "CKV_K8S_15": "an image that is pinned need not be pulled again: IfNotPresent",
+}
+"""What checkov may find, and why it stays."""
+
+each_case = pytest.mark.parametrize("case", CASES)
+
+
+def test_helms_own_lint_has_no_warning():
+    report = helm.lint(str(CHART))
+    messages = [message["error"] for message in report["messages"]]
+    assert (report["errors"], messages) == ([], ["icon is recommended"])
+
+
+@each_case
+def test_the_render_is_the_recorded_one(case):
+    """``UPDATE_GOLDEN=1`` records anew; the difference is for a person to read."""
+    golden, text = HERE / "golden" / f"{case}.yaml", render_text(values_of(case))
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+@each_case
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_manifest_is_valid_in_strict_mode(case, version):
+    for (kind, _), document in render(values_of(case)).items():
+        if kind.lower() in CUSTOM:
+            jsonschema.validate(document["spec"], CUSTOM[kind.lower()])
+        known = pod_of(document) if kind.lower() in CUSTOM else document
+        if known is not None:
+            kubernetes_validate.validate(known, version, strict=True)
+
+
+def pod_of(document):
+    """What of a KServe resource is a pod's, as a pod; None of the other custom ones."""
+    if document["kind"] == "ServingRuntime":
+        specification = {key: document["spec"][key] for key in ("containers", "volumes")}
+    elif document["kind"] == "InferenceService":
+        predictor = document["spec"]["predictor"]
+        specification = {key: predictor[key] for key in OF_THE_PREDICTOR_A_PODS if key in predictor}
+        specification["containers"] = [{"name": "kserve-container"}]
+    else:
+        return None
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "of"}, "spec": specification}
+
+
+def test_strict_mode_refuses_a_field_that_does_not_exist():
+    (document,) = [value for (kind, _), value in render({}).items() if kind == "HorizontalPodAutoscaler"]
+    document["spec"]["minimumReplicas"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError, match="minimumReplicas"):
+        kubernetes_validate.validate(document, VERSIONS[0], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"profil": "gpu"}, "profil"),
+        ({"profile": "tpu"}, "profile"),
+        ({"models": []}, "models"),
+        ({"models": ["../etc"]}, "models"),
+        ({"sharedMemory": {"sizeMiB": "1Gi"}}, "sizeMiB"),
+        ({"modelVolume": {"kind": "s3"}}, "uri"),
+        ({"modelVolume": {"kind": "image"}}, "reference"),
+        ({"image": {"digest": "latest"}}, "digest"),
+        ({"timing": {"preStop": 0}}, "preStop"),
+        ({"proxy": {"tls": {"clientCASecret": "ca"}}}, "secretName"),
+    ],
+)
+def test_the_schema_refuses_values_that_make_no_sense(values, named):
+    with pytest.raises(helm.HelmError, match=named):
+        render(values)
+
+
+@each_case
+def test_checkov_finds_no_more_than_the_baseline(case, tmp_path):
+    checkov = shutil.which("checkov", path=f"{CHART.parents[2] / '.venv-checkov/bin'}:{os.environ['PATH']}")
+    if checkov is None:
+        pytest.skip("needs checkov, in an environment of its own: make check-deploy")
+    (tmp_path / "all.yaml").write_text(render_text(values_of(case)))
+    command = [checkov, "--file", "all.yaml", "--framework", "kubernetes", "--output", "json", "--skip-download"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    report = json.loads(result.stdout)
+    failed = report["results"]["failed_checks"] if "results" in report else []  # KServe's kinds are unknown to it
+    assert {check["check_id"] for check in failed} <= set(BASELINE)
+
+
+@pytest.mark.parametrize("case", ["defaults", "image-tls-canary"])
+def test_nginx_takes_the_proxys_configuration(case, tmp_path):
+    """Debian's nginx is older than the ``resolve`` of an upstream's server, which is taken out for it."""
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin")
+    if nginx is None:
+        pytest.skip("needs nginx: apt install nginx-light")
+    text = render(values_of(case))["ConfigMap", "captions-proxy"]["data"]["nginx.conf"]
+    text = re.sub(r"server \S+:(\d+) resolve ", r"server 127.0.0.1:\1 ", text)
+    text = re.sub(r"resolver \S+ ", "resolver 127.0.0.1 ", text)
+    for mount in ("/certificate", "/client-ca"):
+        text = text.replace(mount, str(tmp_path))
+    (tmp_path / "nginx.conf").write_text(text)
+    make_certificate(tmp_path)
+    result = subprocess.run(
+        [nginx, "-t", "-q", "-e", "stderr", "-c", tmp_path / "nginx.conf"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def make_certificate(folder):
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=captions"]
+    files = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt"]
+    subprocess.run([*command, *files], check=True, capture_output=True, timeout=60)
+    shutil.copy(folder / "tls.crt", folder / "ca.crt")
+
+
+def test_every_value_set_is_valid_yaml_with_a_purpose():
+    assert {"defaults", "gpu-s3-keda", "image-tls-canary", "canary-release", "kserve"} <= set(CASES)
+    assert yaml.safe_load((CHART / "files/prometheus-adapter-values.yaml").read_text())["rules"]["custom"]
