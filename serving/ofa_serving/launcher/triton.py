@@ -43,6 +43,8 @@ def triton_command(
         "model-control-mode": "none",
         "exit-on-error": "true",
         "strict-readiness": "true",
+        # More Python processes starting than there are cores starve each other, and Triton aborts on one that is late.
+        "model-load-thread-count": os.cpu_count() or 1,
         "exit-timeout-secs": exit_timeout,
         "http-address": host,
         "http-port": ports.http,
