@@ -84,3 +84,43 @@ plans: ## CHECKPOINT=directory NAME=name: build TensorRT plans for this machine'
 .PHONY: clean
 clean: ## remove what was built, not the environment
 	rm -rf artifacts .cache
+
+# --- load tests and deployment ----------------------------------------------------------------------------------------
+
+RATE ?= 4
+SECONDS_A_STEP ?= 20
+SHAPE ?= steps
+METRICS ?= http://127.0.0.1:8002/metrics
+LOAD := --shape $(SHAPE) --rate $(RATE) --seconds $(SECONDS_A_STEP)
+
+$(VENV)/.operations: $(VENV)/.ready
+	$(BIN)/pip install -q -c constraints.txt -e '.[loadtest,deploy]'
+	touch $@
+
+.PHONY: loadtest
+loadtest: $(VENV)/.operations ## [HOST=grpc://host:port METRICS=url] [SHAPE= RATE= SECONDS_A_STEP=]: load, judge, report
+ifdef HOST
+	$(BIN)/python -m loadtest --url $(HOST) --metrics-url $(METRICS) --model $(NAME) $(LOAD)
+else
+	PATH=$(CURDIR)/$(BIN):$$PATH scripts/loadtest $(NAME) $(LOAD)
+endif
+
+.PHONY: capacity
+capacity: $(VENV)/.operations ## WANTED=requests-a-second: how many servers like this machine that takes
+	@test -n "$(WANTED)" || { echo "make capacity needs WANTED=requests a second"; exit 2; }
+	PATH=$(CURDIR)/$(BIN):$$PATH scripts/loadtest $(NAME) $(LOAD) --wanted-rate $(WANTED)
+
+.PHONY: image
+image: ## TARGET=cpu|gpu|plans BASE_DIGEST=sha256:...: a container image, with Docker
+	@test -n "$(BASE_DIGEST)" || { echo "make image needs BASE_DIGEST: see deploy/Dockerfile"; exit 2; }
+	docker build -f deploy/Dockerfile --target $(or $(TARGET),cpu) --build-arg BASE_DIGEST=$(BASE_DIGEST) \
+	  -t ofa-triton:$(or $(TARGET),cpu) .
+
+.venv-checkov/.ready:
+	$(PYTHON) -m venv .venv-checkov
+	.venv-checkov/bin/pip install -q checkov==3.3.30
+	touch $@
+
+.PHONY: check-deploy
+check-deploy: $(VENV)/.operations .venv-checkov/.ready ## every check of deploy/, with checkov (and nginx and Prometheus if installed)
+	$(BIN)/pytest tests/deploy

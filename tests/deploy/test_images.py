@@ -46,10 +46,10 @@ def test_the_linter_finds_nothing_in_the_dockerfile():
 
 def test_the_base_is_nvidias_container_of_2606_or_later_with_a_place_for_its_digest():
     year, month = map(
-        int, re.search(r"^ARG BASE=nvcr\.io/nvidia/tritonserver:(\d\d)\.(\d\d)-py3$", DOCKERFILE, re.M).groups()
+        int, re.search(r"^ARG TRITON_IMAGE=nvcr\.io/nvidia/tritonserver:(\d\d)\.(\d\d)-py3$", DOCKERFILE, re.M).groups()
     )
     assert (year, month) >= (26, 6)
-    assert "FROM ${BASE}${BASE_DIGEST:+@${BASE_DIGEST}} AS base" in DOCKERFILE
+    assert "FROM ${TRITON_IMAGE}${BASE_DIGEST:+@${BASE_DIGEST}} AS base" in DOCKERFILE
 
 
 @pytest.mark.parametrize("target", TARGETS)

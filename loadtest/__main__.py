@@ -1,0 +1,118 @@
+"""``python -m loadtest``: one load test, from its first request to its verdict; the exit code is 1 if it failed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from loadtest.report import write_report
+from loadtest.scraping import Scraper
+from loadtest.shapes import steps_of
+from loadtest.summary import Summary, failures, knee, read_results, replicas, summarise
+
+HERE = Path(__file__).parent
+MARGIN_SECONDS = 90
+
+logger = logging.getLogger("loadtest")
+
+
+def main() -> int:
+    """Runs Locust without its page, then judges and reports.
+
+    Returns:
+        0 if the thresholds hold, 1 if not, 2 if the load could not be made.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    flags = _flags()
+    flags.out.mkdir(parents=True, exist_ok=True)
+    for old in flags.out.glob("results-*.jsonl"):
+        old.unlink()
+    with Scraper(flags.metrics_url) as scraper:
+        if not _run_locust(flags):
+            logger.error("no load could be made against %s; its log is above", flags.url)
+            return 2
+    begin = json.loads((flags.out / "start.json").read_text())["start"]
+    results = read_results(flags.out)
+    summaries = [
+        summarise(step, begin, results, scraper.growth(begin + step.start, begin + step.end))
+        for step in steps_of(flags.shape, flags.rate, flags.seconds)
+    ]
+    return _report(flags, summaries)
+
+
+def _flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="loadtest", description=__doc__.partition(";")[0])
+    parser.add_argument("--url", default="grpc://127.0.0.1:8001", help="grpc://host:port or http://host:port")
+    parser.add_argument("--metrics-url", default="http://127.0.0.1:8002/metrics")
+    parser.add_argument("--model", default="ofa_caption")
+    parser.add_argument("--shape", choices=("constant", "steps", "spike", "soak"), default="steps")
+    parser.add_argument("--rate", type=float, default=2, help="requests a second; see loadtest/shapes.py")
+    parser.add_argument("--seconds", type=float, default=20, help="how long, of steps each one")
+    parser.add_argument("--processes", type=int, default=1, help="of the load generator")
+    parser.add_argument("--thresholds", type=Path, default=HERE / "thresholds.yaml")
+    parser.add_argument("--wanted-rate", type=float, help="say how many servers this many requests a second need")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/loadtest"), help="folder of the report")
+    return parser.parse_args()
+
+
+def _run_locust(flags: argparse.Namespace) -> bool:
+    command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "-f", str(HERE / "locustfile.py")]
+    if flags.processes > 1:
+        command.append(f"--processes={flags.processes}")
+    command += [
+        f"--html={flags.out / 'locust.html'}",
+        "--stop-timeout=5",
+        "--loglevel=WARNING",
+        "--exit-code-on-error=0",
+    ]
+    settings = {
+        "LOADTEST_URL": flags.url,
+        "LOADTEST_MODEL": flags.model,
+        "LOADTEST_SHAPE": flags.shape,
+        "LOADTEST_RATE": str(flags.rate),
+        "LOADTEST_SECONDS": str(flags.seconds),
+        "LOADTEST_OUT": str(flags.out.absolute()),
+        "PYTHONPATH": f"{HERE.parent}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    longest = sum(step.seconds for step in steps_of(flags.shape, flags.rate, flags.seconds)) + MARGIN_SECONDS
+    try:
+        subprocess.run(command, env=os.environ | settings, check=True, timeout=longest)
+    except subprocess.SubprocessError:
+        return False
+    return any(flags.out.glob("results-*.jsonl"))
+
+
+def _report(flags: argparse.Namespace, summaries: list[Summary]) -> int:
+    found = failures(yaml.safe_load(flags.thresholds.read_text()), summaries)
+    limit = knee(summaries)
+    text = f"The server keeps up with {limit:.1f} requests/s." if limit else "The server does not keep up at all."
+    if flags.wanted_rate and limit:
+        count = replicas(flags.wanted_rate, limit)
+        text += f" {flags.wanted_rate:g} requests/s need {count} servers: each at 65 % of that, and one more."
+    write_report(flags.out / "report.html", flags.url, summaries, found, text)
+    for summary in summaries:
+        logger.info(
+            "%6.2f requests/s: %6.2f answered/s, p50 %.3f s, p99 %.3f s, %.1f rows a step, wrong %.2f %%",
+            summary.rate,
+            summary.answered_per_second,
+            summary.p50_seconds,
+            summary.p99_seconds,
+            summary.rows_a_step,
+            summary.wrong_share * 100,
+        )
+    logger.info("%s", text)
+    for line in found:
+        logger.error("failed: %s", line)
+    logger.info("%s: %s", "failed" if found else "passed", flags.out / "report.html")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

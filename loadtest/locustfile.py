@@ -1,0 +1,144 @@
+"""Locust's side: users who send at random moments, whatever became of their earlier requests.
+
+Each user stands for ``USER_RATE`` requests a second, at intervals of a Poisson process, and never waits for an answer
+(an open loop). The shape sets the number of users, so the whole rate, and every worker process has a sender of its own.
+What came of each request goes to Locust's statistics, and to ``results-PID.jsonl`` for the report.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+from locust import LoadTestShape, User, constant, events, task
+from locust.runners import MasterRunner
+
+from loadtest.mix import default_mix
+from loadtest.shapes import steps_of
+
+USER_RATE = 0.25
+MIX = default_mix()
+WEIGHTS = [case.weight for case in MIX]
+URL = os.environ["LOADTEST_URL"]
+MODEL = os.environ.get("LOADTEST_MODEL", "ofa_caption")
+TIMEOUT = os.environ.get("LOADTEST_TIMEOUT", "30")
+OUT = Path(os.environ.get("LOADTEST_OUT", "."))
+STEPS = steps_of(
+    os.environ.get("LOADTEST_SHAPE", "constant"),
+    float(os.environ.get("LOADTEST_RATE", "4")),
+    float(os.environ.get("LOADTEST_SECONDS", "30")),
+)
+DRAIN_SECONDS = 20
+NO_SERVER = 3
+
+logger = logging.getLogger(__name__)
+
+
+class Sender:
+    """A worker's sender process."""
+
+    def __init__(self, environment: Any) -> None:
+        self._environment = environment
+        self._numbers = itertools.count()
+        self._open = 0
+        command = [sys.executable, "-m", "loadtest.sender", URL, MODEL, TIMEOUT]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self._log = (OUT / f"results-{os.getpid()}.jsonl").open("w", encoding="utf-8")
+        if not json.loads(self._process.stdout.readline() or "{}"):
+            raise RuntimeError("the server did not caption the first images")
+        self._reader = gevent.spawn(self._read)
+
+    def submit(self, case: int) -> None:
+        """Has a request sent now."""
+        self._open += 1
+        job = {"id": next(self._numbers), "case": case, "due": time.monotonic()}
+        self._process.stdin.write(json.dumps(job) + "\n")
+
+    def close(self) -> None:
+        """Waits for the answers that are missing, for a while."""
+        self._process.stdin.close()
+        self._reader.join(DRAIN_SECONDS)
+        if self._open:
+            logger.error("%d requests were not answered", self._open)
+        self._process.kill()
+        self._log.close()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self._open -= 1
+            self._log.write(line)
+            result = json.loads(line)
+            right = result["code"] == result["expected"]
+            self._environment.events.request.fire(
+                request_type=URL.partition(":")[0],
+                name=result["name"],
+                response_time=result["seconds"] * 1e3,
+                response_length=0,
+                exception=None if right else RuntimeError(result["code"]),
+                context={},
+            )
+
+
+_sender: Sender | None = None
+
+
+@events.test_start.add_listener
+def start_sender(environment: Any, **_arguments: Any) -> None:
+    """One sender a worker; a master that only coordinates has none."""
+    global _sender  # noqa: PLW0603 - Locust knows functions, not objects
+    if not isinstance(environment.runner, MasterRunner):
+        try:
+            _sender = Sender(environment)
+        except RuntimeError as error:
+            logger.error("%s", error)
+            environment.process_exit_code = NO_SERVER
+            environment.runner.quit()
+
+
+@events.test_stop.add_listener
+def stop_sender(**_arguments: Any) -> None:
+    """Lets the answers in."""
+    if _sender is not None:
+        _sender.close()
+
+
+class CaptionUser(User):
+    """Sends requests of the mix by a Poisson process."""
+
+    wait_time = constant(0)
+
+    @task
+    def caption(self) -> None:
+        """Waits for its moment, and sends."""
+        gevent.sleep(random.expovariate(USER_RATE))
+        if _sender is not None:
+            _sender.submit(random.choices(range(len(MIX)), WEIGHTS)[0])
+
+
+class Steps(LoadTestShape):
+    """The chosen shape, and its beginning on record for the report."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._recorded = False
+
+    def tick(self) -> tuple[int, float] | None:
+        """The number of users now; None at the end."""
+        if not self._recorded:
+            (OUT / "start.json").write_text(json.dumps({"start": time.monotonic()}))
+            self._recorded = True
+        elapsed = self.get_run_time()
+        for step in STEPS:
+            if elapsed < step.end:
+                users = max(1, round(step.rate / USER_RATE))
+                return users, users
+        return None

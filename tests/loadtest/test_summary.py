@@ -1,0 +1,126 @@
+"""What a load test concludes from its results."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from loadtest.mix import OK, default_mix
+from loadtest.scraping import Scraper, _sums
+from loadtest.shapes import Step, steps_of
+from loadtest.summary import Result, failures, knee, replicas, summarise
+
+yaml = pytest.importorskip("yaml", reason="needs the extra 'loadtest'")
+THRESHOLDS = yaml.safe_load((Path(__file__).parents[2] / "loadtest/thresholds.yaml").read_text())
+BEGIN = 1000.0
+COUNTERS = {
+    "ofa_search_rows_total": 500.0,
+    "ofa_search_steps_total": 100.0,
+    "ofa_stage_duration_seconds_count": 20.0,
+    "stage search": 4.0,
+}
+
+
+def result(due, seconds=0.2, code=OK, expected=OK, lag=0.001):
+    return Result("example", BEGIN + due, lag, seconds, code, expected)
+
+
+def at(rate, seconds=0.2, **changes):
+    """The summary of a step of ten seconds whose requests all took ``seconds``."""
+    results = [result(index / rate, seconds) for index in range(int(10 * rate))]
+    return dataclasses.replace(summarise(Step(0, 10, rate), BEGIN, results, COUNTERS), **changes)
+
+
+def test_a_step_counts_the_requests_that_were_due_in_it():
+    results = [result(1), result(9), result(10), result(-1)]
+    assert summarise(Step(0, 10, 1), BEGIN, results, {}).requests == 2
+
+
+def test_times_are_those_of_right_captions_alone():
+    results = [result(1, 0.5), result(2, 9, code="INTERNAL"), result(3, 0.001, "EMPTY_IMAGE", "EMPTY_IMAGE")]
+    summary = summarise(Step(0, 10, 1), BEGIN, results, {})
+    assert summary.p50_seconds == summary.p99_seconds == 0.5
+    assert summary.wrong_share == pytest.approx(1 / 3)
+
+
+def test_a_backlog_that_is_worked_off_later_is_no_throughput():
+    prompt, late = at(10), at(10, seconds=30)
+    assert prompt.answered_ratio == pytest.approx(1, abs=0.03)
+    assert late.answered_ratio < 0.3
+
+
+def test_the_servers_counters_give_batches_and_stages():
+    summary = at(2)
+    assert summary.rows_a_step == 5
+    assert summary.stage_seconds == {"search": 0.2}
+
+
+def test_the_knee_is_the_last_rate_that_the_server_keeps_up_with():
+    summaries = [at(1), at(2), at(4), at(8, seconds=3.0)]
+    assert knee(summaries) == pytest.approx(4, rel=0.05)
+    assert knee([at(1, seconds=60)]) is None
+
+
+def test_replicas_run_at_65_percent_of_the_knee_with_one_to_spare():
+    assert replicas(65, 10) == 11
+    assert replicas(66, 10) == 12
+
+
+def test_a_good_run_passes():
+    assert failures(THRESHOLDS, [at(1), at(2)]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"wrong_share": 0.01}, "wrong_share is 0.01 at 2 requests/s, must be max 0"),
+        ({"rejected_share": 0.01}, "rejected_share"),
+        ({"p99_seconds": 6}, "p99_seconds"),
+        ({"answered_ratio": 0.9}, "answered_ratio"),
+        ({"rows_a_step": 1}, "rows_a_step"),
+        ({"generator_lag_p99_seconds": 1}, "generator_lag"),
+    ],
+)
+def test_each_threshold_fails_a_run(changes, named):
+    (sentence,) = failures(THRESHOLDS, [at(1), at(2, **changes)])
+    assert sentence.startswith(named)
+
+
+def test_steps_beyond_the_rate_look_for_the_knee_and_may_fail():
+    assert failures(THRESHOLDS, [at(2), at(50, wrong_share=0.5)]) == []
+
+
+def test_every_threshold_is_a_figure_of_the_summary():
+    assert set(THRESHOLDS) <= {field.name for field in dataclasses.fields(at(1))}
+
+
+def test_shapes():
+    assert [step.rate for step in steps_of("steps", 4, 10)] == [1, 2, 4, 8, 16, 32]
+    assert [(step.start, step.rate) for step in steps_of("spike", 4, 30)] == [(0, 4), (10, 20), (20, 4)]
+    assert steps_of("constant", 4, 10) == steps_of("soak", 4, 10) == [Step(0, 10, 4)]
+    with pytest.raises(ValueError, match="no shape is called wave"):
+        steps_of("wave", 4, 10)
+
+
+def test_the_mix_has_good_and_bad_input_of_several_kinds():
+    mix = default_mix()
+    assert {case.expected for case in mix} >= {OK, "EMPTY_IMAGE", "UNSUPPORTED_FORMAT", "TRUNCATED_IMAGE"}
+    bad = sum(case.weight for case in mix if case.expected != OK) / sum(case.weight for case in mix)
+    assert 0.02 < bad < 0.1
+
+
+def test_the_endpoints_text_becomes_sums():
+    text = """nv_inference_count{model="a_encoder",version="1"} 7
+nv_inference_count{model="a_preprocess",version="1"} 9
+ofa_stage_duration_seconds_sum{model="a",stage="search"} 1.5
+ofa_stage_duration_seconds_sum{model="b",stage="search"} 0.5
+ofa_stage_duration_seconds_count{model="a",stage="search"} 3
+ofa_stage_duration_seconds_count{model="a",stage="encode"} 3
+"""
+    assert _sums(text) == {"nv_inference_count": 7, "stage search": 2, "ofa_stage_duration_seconds_count": 3}
+
+
+def test_a_server_without_metrics_gives_no_counters():
+    with Scraper("http://127.0.0.1:1/metrics") as scraper:
+        pass
+    assert scraper.growth(0, 1) == {}
