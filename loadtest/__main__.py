@@ -18,7 +18,7 @@ from loadtest.shapes import steps_of
 from loadtest.summary import Summary, failures, knee, read_results, replicas, summarise
 
 HERE = Path(__file__).parent
-MARGIN_SECONDS = 90
+MARGIN_SECONDS = 120
 
 logger = logging.getLogger("loadtest")
 
@@ -32,8 +32,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     flags = _flags()
     flags.out.mkdir(parents=True, exist_ok=True)
-    for old in flags.out.glob("results-*.jsonl"):
-        old.unlink()
+    for pattern in ("results-*.jsonl", "start.json"):
+        for old in flags.out.glob(pattern):
+            old.unlink()
     with Scraper(flags.metrics_url) as scraper:
         if not _run_locust(flags):
             logger.error("no load could be made against %s; its log is above", flags.url)
@@ -55,7 +56,6 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--shape", choices=("constant", "steps", "spike", "soak"), default="steps")
     parser.add_argument("--rate", type=float, default=2, help="requests a second; see loadtest/shapes.py")
     parser.add_argument("--seconds", type=float, default=20, help="how long, of steps each one")
-    parser.add_argument("--processes", type=int, default=1, help="of the load generator")
     parser.add_argument("--thresholds", type=Path, default=HERE / "thresholds.yaml")
     parser.add_argument("--wanted-rate", type=float, help="say how many servers this many requests a second need")
     parser.add_argument("--out", type=Path, default=Path("artifacts/loadtest"), help="folder of the report")
@@ -64,11 +64,9 @@ def _flags() -> argparse.Namespace:
 
 def _run_locust(flags: argparse.Namespace) -> bool:
     command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "-f", str(HERE / "locustfile.py")]
-    if flags.processes > 1:
-        command.append(f"--processes={flags.processes}")
     command += [
         f"--html={flags.out / 'locust.html'}",
-        "--stop-timeout=5",
+        "--stop-timeout=0",
         "--loglevel=WARNING",
         "--exit-code-on-error=0",
     ]
@@ -86,7 +84,7 @@ def _run_locust(flags: argparse.Namespace) -> bool:
         subprocess.run(command, env=os.environ | settings, check=True, timeout=longest)
     except subprocess.SubprocessError:
         return False
-    return any(flags.out.glob("results-*.jsonl"))
+    return (flags.out / "start.json").exists()
 
 
 def _report(flags: argparse.Namespace, summaries: list[Summary]) -> int:

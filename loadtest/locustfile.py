@@ -1,7 +1,7 @@
 """Locust's side: users who send at random moments, whatever became of their earlier requests.
 
 Each user stands for ``USER_RATE`` requests a second, at intervals of a Poisson process, and never waits for an answer
-(an open loop). The shape sets the number of users, so the whole rate, and every worker process has a sender of its own.
+(an open loop). The shape sets the number of users, so the whole rate.
 What came of each request goes to Locust's statistics, and to ``results-PID.jsonl`` for the report.
 """
 
@@ -20,7 +20,6 @@ from typing import Any
 
 import gevent
 from locust import LoadTestShape, User, constant, events, task
-from locust.runners import MasterRunner
 
 from loadtest.mix import default_mix
 from loadtest.shapes import steps_of
@@ -37,6 +36,7 @@ STEPS = steps_of(
     float(os.environ.get("LOADTEST_RATE", "4")),
     float(os.environ.get("LOADTEST_SECONDS", "30")),
 )
+READY_SECONDS = 60
 DRAIN_SECONDS = 20
 NO_SERVER = 3
 
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sender:
-    """A worker's sender process."""
+    """The process that sends."""
 
     def __init__(self, environment: Any) -> None:
         self._environment = environment
@@ -93,15 +93,14 @@ _sender: Sender | None = None
 
 @events.test_start.add_listener
 def start_sender(environment: Any, **_arguments: Any) -> None:
-    """One sender a worker; a master that only coordinates has none."""
+    """Before the shape begins."""
     global _sender  # noqa: PLW0603 - Locust knows functions, not objects
-    if not isinstance(environment.runner, MasterRunner):
-        try:
-            _sender = Sender(environment)
-        except RuntimeError as error:
-            logger.error("%s", error)
-            environment.process_exit_code = NO_SERVER
-            environment.runner.quit()
+    try:
+        _sender = Sender(environment)
+    except RuntimeError as error:
+        logger.error("%s", error)
+        environment.process_exit_code = NO_SERVER
+        environment.runner.quit()
 
 
 @events.test_stop.add_listener
@@ -125,18 +124,20 @@ class CaptionUser(User):
 
 
 class Steps(LoadTestShape):
-    """The chosen shape, and its beginning on record for the report."""
+    """The chosen shape, from when the sender is ready; its beginning is on record for the report."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._recorded = False
+        self._begin: float | None = None
 
     def tick(self) -> tuple[int, float] | None:
         """The number of users now; None at the end."""
-        if not self._recorded:
-            (OUT / "start.json").write_text(json.dumps({"start": time.monotonic()}))
-            self._recorded = True
-        elapsed = self.get_run_time()
+        if self._begin is None:
+            if _sender is None:
+                return (1, 1) if self.get_run_time() < READY_SECONDS else None
+            self._begin = time.monotonic()
+            (OUT / "start.json").write_text(json.dumps({"start": self._begin}))
+        elapsed = time.monotonic() - self._begin
         for step in STEPS:
             if elapsed < step.end:
                 users = max(1, round(step.rate / USER_RATE))

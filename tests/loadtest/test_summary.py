@@ -90,6 +90,10 @@ def test_steps_beyond_the_rate_look_for_the_knee_and_may_fail():
     assert failures(THRESHOLDS, [at(2), at(50, wrong_share=0.5)]) == []
 
 
+def test_a_run_of_which_nothing_can_be_judged_fails():
+    assert failures(THRESHOLDS, [at(50)]) == ["no step had at most 2 requests/s: set the thresholds' rate"]
+
+
 def test_every_threshold_is_a_figure_of_the_summary():
     assert set(THRESHOLDS) <= {field.name for field in dataclasses.fields(at(1))}
 
