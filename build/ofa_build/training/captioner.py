@@ -134,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path)
     parser.add_argument("--scenes", type=int, default=48_000)
+    parser.add_argument("--first", type=int, default=FIRST_SCENE, help="the first scene's number")
     parser.add_argument("--epochs", type=float, default=5.0)
     parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--learning-rate", type=float, default=1.2e-3)
@@ -144,7 +145,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     recipe = Recipe(batch_size=arguments.batch_size, image_size=arguments.image_size)
     run = SceneTraining(arguments.directory, recipe, Art.load(TRAINING_STYLES))
-    captioner = CaptionerTraining(run, arguments.scenes, first=FIRST_SCENE)
+    captioner = CaptionerTraining(run, arguments.scenes, arguments.first)
     captioner.train(arguments.epochs, arguments.learning_rate)
     run.evaluate(recipe.evaluation_scenes)
 
