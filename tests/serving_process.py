@@ -6,13 +6,23 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 _READY = re.compile(r"^ready (\S+) (http://\S+) grpc://(\S+) (http://\S+)$")
 
 _SHOWN = 4000
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for what must come about soon."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class ServerProcess:
@@ -23,13 +33,17 @@ class ServerProcess:
         names: those to serve.
         work: where the log and the run folder go.
         flags: more of the launcher's flags; later ones win.
+        within: a command that runs the launcher as its last words, in surroundings of its own.
 
     """
 
-    def __init__(self, artifacts: Path, names: Sequence[str], work: Path, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self, artifacts: Path, names: Sequence[str], work: Path, flags: Sequence[str] = (), within: Sequence[str] = ()
+    ) -> None:
         free = [f"--{listener}-port=0" for listener in ("http", "grpc", "metrics")]
         folders = [f"--artifacts={artifacts}", f"--run-folder={work / 'run'}"]
-        self._command = [sys.executable, "-m", "ofa_serving.launcher", *names, *folders, *free, *flags]
+        launcher = [sys.executable, "-m", "ofa_serving.launcher"]
+        self._command = [*within, *launcher, *names, *folders, *free, *flags]
         self.log_path = work / "server.log"
         self.http_url = self.grpc_url = self.metrics_url = ""
 
@@ -76,6 +90,14 @@ class ServerProcess:
     def last_line(self) -> str:
         """The last line of the log: the reason, if it failed."""
         return self.log().rstrip().rpartition("\n")[2]
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples, right now."""
+        with urllib.request.urlopen(self.metrics_url, timeout=10) as answer:
+            samples = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", answer.read().decode(), re.MULTILINE)
+        if not samples:
+            raise AssertionError(f"the server has no metric {name}")
+        return sum(map(float, samples))
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send the launcher a signal."""

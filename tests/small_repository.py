@@ -76,13 +76,16 @@ import time
 
 import triton_python_backend_utils as pb_utils
 
+from ofa_serving.admission import Admission
 from ofa_serving.contract import CaptionError
-from ofa_serving.models.admission import Admission
+from ofa_serving.draining import IN_FLIGHT_METRIC
+from ofa_serving.models.triton import Gauge
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.admission = Admission(args["model_name"], most=2)
+        gauge = Gauge(IN_FLIGHT_METRIC, "Requests that are being answered", args["model_name"])
+        self.admission = Admission(max_images=2, changed=gauge.set)
 
     def execute(self, requests):
         for request in requests:

@@ -38,7 +38,9 @@ class Serving:
         threads: of each CPU engine; 0 takes all cores.
         max_batch_size: images of one encoder run, and of one request.
         preprocess_instances: processes that decode images.
-        max_in_flight: requests that are served at a time; one more is OVERLOADED.
+        max_in_flight: images that are taken at a time; one more is OVERLOADED.
+        max_in_flight_bytes: bytes of their files.
+        max_running: requests in the stages at a time; the others wait in line.
         max_captions: captions in the running beam search.
         max_pending: captions that may wait for it.
         max_seconds: the longest a request may take, whatever deadline it brings.
@@ -51,6 +53,8 @@ class Serving:
     max_batch_size: int = 16
     preprocess_instances: int = 2
     max_in_flight: int = 64
+    max_in_flight_bytes: int = 256 * 2**20
+    max_running: int = 32
     max_captions: int = 16
     max_pending: int = 256
     max_seconds: int = 30
@@ -61,7 +65,15 @@ class Serving:
         if device == "cpu":
             return cls(engine, precision)
         return cls(
-            engine, precision, gpu=True, max_batch_size=64, preprocess_instances=8, max_in_flight=256, max_captions=64
+            engine,
+            precision,
+            gpu=True,
+            max_batch_size=64,
+            preprocess_instances=8,
+            max_in_flight=256,
+            max_in_flight_bytes=2**30,
+            max_running=128,
+            max_captions=64,
         )
 
 
@@ -118,7 +130,8 @@ def _entry(names: Names, defaults: GenerationConfig, serving: Serving) -> pb.Mod
     config.output.add(name=Tensor.TOKEN_LOGPROBS, data_type=pb.TYPE_FP32, dims=[-1, -1])
     config.output.add(name=Tensor.TIMING, data_type=pb.TYPE_FP32, dims=[len(STAGES)])
     _set(config, asdict(defaults))
-    _set(config, {"max_in_flight": serving.max_in_flight, "max_seconds": serving.max_seconds})
+    limits = ("max_in_flight", "max_in_flight_bytes", "max_running", "max_seconds")
+    _set(config, {limit: getattr(serving, limit) for limit in limits})
     return config
 
 

@@ -114,3 +114,9 @@ PARAMETERS = {
     "unk_penalty": Range(float, 0, 100),
 }
 """The optional request parameters; defaults come from the checkpoint."""
+
+PRIORITY_CLASS = "priority_class"
+"""The optional request parameter that says who waits: ``interactive``, which it is without, or ``batch``.
+
+Triton keeps its own parameter ``priority`` to itself.
+"""

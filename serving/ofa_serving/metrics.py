@@ -7,19 +7,22 @@
 | ``ofa_stage_duration_seconds`` | histogram | model, stage | an image's time in each stage of ``contract.STAGES`` |
 | ``ofa_image_size_bytes`` | histogram | model | the files that arrive |
 | ``ofa_canary_total`` | counter | model, code | the probes' requests, which count nowhere else |
-| ``ofa_requests_in_flight_limit`` | gauge | model | at how many requests in flight one more is refused |
+| ``ofa_requests_in_flight_limit`` | gauge | model | at how many images in flight one more is refused |
+| ``ofa_requests_stuck`` | gauge | model | requests long given up whose stage has not answered: it hangs |
+| ``ofa_server_restarts_total`` | counter | model | how often the launcher started the failed server again |
 | ``ofa_model_start_time_seconds`` | gauge | model | when the model was loaded, Unix time |
 | ``ofa_captions_waiting``, ``ofa_captions_searching`` | gauge | model | outside and inside the running beam search |
 | ``ofa_search_steps_total`` | counter | model | runs of the decoder |
 | ``ofa_search_rows_total`` | counter | model | hypotheses taken one token further: rows ÷ steps is the mean batch |
 | ``ofa_search_tokens_total`` | counter | model | captions taken one token further |
 
-``ofa_requests_in_flight`` is :mod:`ofa_serving.models.admission`'s own, because draining cannot wait for it.
+``ofa_requests_in_flight`` is the public model's own, because draining cannot wait for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -32,6 +35,12 @@ OK = "OK"
 CANARY_REQUEST = "canary"
 """The request id of the probes that send the known image."""
 
+REQUESTS_METRIC = "ofa_requests_total"
+STUCK_METRIC = "ofa_requests_stuck"
+
+RESTARTS_VARIABLE = "OFA_SERVER_RESTARTS"
+"""Environment variable by which the launcher tells the models how often it has started the server again."""
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BYTES = tuple(float(2**power) for power in range(12, 26, 2))
 
@@ -39,7 +48,7 @@ BYTES = tuple(float(2**power) for power in range(12, 26, 2))
 class EntryMetrics:
     """Of the public model. Its methods may be called from any thread."""
 
-    def __init__(self, model: str, max_in_flight: int) -> None:
+    def __init__(self, model: str, max_in_flight: int, environ: Mapping[str, str] = os.environ) -> None:
         self.registry = registry = CollectorRegistry()
         labels = ["model", "code"]
         self._requests = Counter("ofa_requests", "Requests answered, by code", labels, registry=registry)
@@ -61,6 +70,10 @@ class EntryMetrics:
         self._stages = [stages.labels(model, stage) for stage in STAGES]
         limit = Gauge("ofa_requests_in_flight_limit", "Requests in flight at most", ["model"], registry=registry)
         limit.labels(model).set(max_in_flight)
+        restarts = Counter("ofa_server_restarts", "Starts after a failure", ["model"], registry=registry)
+        restarts.labels(model).inc(int(environ.get(RESTARTS_VARIABLE) or 0))
+        stuck = Gauge(STUCK_METRIC, "Requests given up in a stage that hangs", ["model"], registry=registry)
+        self._stuck = stuck.labels(model)
         start = Gauge("ofa_model_start_time_seconds", "When the model was loaded", ["model"], registry=registry)
         start.labels(model).set_to_current_time()
         self._model = model
@@ -76,6 +89,10 @@ class EntryMetrics:
         self._requests.labels(self._model, code).inc()
         if code == OK:
             self._duration.observe(seconds)
+
+    def stuck(self, count: int) -> None:
+        """Takes the number of requests that a stage has not answered long after they were given up."""
+        self._stuck.set(count)
 
     def staged(self, timing_ms: Iterable[Iterable[float]]) -> None:
         """Takes the rows of ``timing_ms``, one an image."""

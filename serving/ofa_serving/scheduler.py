@@ -38,15 +38,25 @@ class Job:
         settings: of its search.
         deadline: on the monotonic clock, in seconds.
         done: called once, from the scheduler's thread, with the result or the refusal. It must not block.
+        cancelled: whether nobody waits for the caption any more; asked once a step, so it must be cheap.
     """
 
     hidden: np.ndarray
     settings: GenerationConfig
     deadline: float
     done: Callable[[SearchResult | CaptionError], None]
+    cancelled: Callable[[], bool] = lambda: False
     arrived: float = field(default_factory=time.monotonic)
     started: float = 0.0
     search: BeamSearch | None = None
+
+    def lapse(self, now: float) -> CaptionError | None:
+        """Why the search need not go on at ``now``, if that is so."""
+        if self.cancelled():
+            return CaptionError(Code.DEADLINE_EXCEEDED, "the client stopped waiting for the caption")
+        if now >= self.deadline:
+            return CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")
+        return None
 
     def answer(self, result: SearchResult | CaptionError) -> None:
         """Calls ``done``; a fault in it must not take the other captions down."""
@@ -115,6 +125,7 @@ class Scheduler:
 
     def _run(self) -> None:
         while self._receive():
+            self._drop_lapsed()
             self._join()
             for group in list(self._groups.values()):
                 self._count(group.jobs)
@@ -139,6 +150,17 @@ class Scheduler:
             if job is not None:
                 self._pending.append(job)
 
+    def _drop_lapsed(self) -> None:
+        """Answers pending captions that are late or cancelled: they must not wait for room to be told so."""
+        now, still = time.monotonic(), deque()
+        for job in self._pending:
+            if refusal := job.lapse(now):
+                self._leave_queue()
+                job.answer(refusal)
+            else:
+                still.append(job)
+        self._pending = still
+
     def _join(self) -> None:
         """Lets pending captions join, oldest first, as far as there is room."""
         room, now = self._max_captions - self.searching, time.monotonic()
@@ -146,9 +168,6 @@ class Scheduler:
         while self._pending and room > 0:
             job = self._pending.popleft()
             self._leave_queue()
-            if now >= job.deadline:
-                job.answer(_late())
-                continue
             job.started = now
             joining.setdefault(job.settings.beam_size, []).append(job)
             room -= 1
@@ -210,12 +229,13 @@ class _Group:
         )
         ended = [search.advance(candidates.of(index)) for index, search in enumerate(searches)]
         now = time.monotonic()
-        leaving = [index for index, job in enumerate(self.jobs) if ended[index] or now >= job.deadline]
+        answers = [_result(job, now) if done else job.lapse(now) for job, done in zip(self.jobs, ended, strict=True)]
+        leaving = [index for index, answer in enumerate(answers) if answer is not None]
         if leaving:
-            left = [(self.jobs[index], ended[index]) for index in leaving]
+            left = [(self.jobs[index], answers[index]) for index in leaving]
             self._remove(leaving)
-            for job, complete in left:
-                job.answer(_result(job, now) if complete else _late())
+            for job, answer in left:
+                job.answer(answer)
 
     def _remove(self, leaving: list[int]) -> None:
         """Fills each gap with a caption from the end, so that few caches move."""
@@ -234,7 +254,3 @@ def _columns(ancestors: np.ndarray, reach: int) -> np.ndarray:
 
 def _result(job: Job, now: float) -> SearchResult:
     return SearchResult(job.search.hypotheses, (job.started - job.arrived) * 1e3, (now - job.started) * 1e3)
-
-
-def _late() -> CaptionError:
-    return CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")

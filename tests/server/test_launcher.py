@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ofa_serving.launcher.drain import requests_in_flight
-from serving_process import ServerProcess
+from serving_process import ServerProcess, wait_until
 from small_repository import IMAGE, NAME, build_small_artifact, caption_of, replace_ensemble, sign
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
@@ -64,13 +63,6 @@ def is_running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def failure(launcher):
@@ -185,11 +177,11 @@ def test_requests_past_the_bound_are_refused_until_one_is_answered(launcher, art
     replace_ensemble(artifacts / NAME)
     with launcher, ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(caption, launcher, wait="0.5") for _ in range(2)]
-        wait_until(lambda: requests_in_flight(launcher.metrics_url) == 2)
-        with pytest.raises(InferenceServerException, match="OVERLOADED: too many requests"):
+        wait_until(lambda: launcher.metric("ofa_requests_in_flight") == 2)
+        with pytest.raises(InferenceServerException, match=r"OVERLOADED: too many images are .* try again in 1 s"):
             caption(launcher)
         assert [answer.result() for answer in answers] == [caption_of(IMAGE)] * 2
-        wait_until(lambda: requests_in_flight(launcher.metrics_url) == 0)
+        wait_until(lambda: launcher.metric("ofa_requests_in_flight") == 0)
         assert caption(launcher) == caption_of(IMAGE)
 
 
@@ -223,7 +215,7 @@ def test_a_server_that_dies_while_stopping_is_not_a_clean_stop(launcher, artifac
     replace_ensemble(artifacts / NAME)
     with launcher, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(caption, launcher, wait="5")
-        wait_until(lambda: requests_in_flight(launcher.metrics_url) == 1)
+        wait_until(lambda: launcher.metric("ofa_requests_in_flight") == 1)
         launcher.send_signal(signal.SIGTERM)
         wait_until(lambda: "stopping" in launcher.log())
         os.kill(launcher.server_pid, signal.SIGKILL)
@@ -233,8 +225,8 @@ def test_a_server_that_dies_while_stopping_is_not_a_clean_stop(launcher, artifac
     assert "while stopping, the server was killed" in launcher.last_line()
 
 
-def test_a_killed_server_ends_the_launcher_in_one_line(launcher):
-    with launcher:
+def test_a_killed_server_ends_a_launcher_that_may_not_restart_it_in_one_line(artifacts, tmp_path):
+    with ServerProcess(artifacts, [NAME], tmp_path, ["--max-restarts=0"]) as launcher:
         os.kill(launcher.server_pid, signal.SIGKILL)
         assert launcher.wait() == 1
     assert launcher.last_line().endswith("ERROR ofa-serve: the server was killed, perhaps for want of memory")

@@ -44,6 +44,7 @@ def test_clients_of_this_machine_reach_a_server_that_listens_everywhere(host, re
         (["--grpc-port=http"], {}),
         ([], {"OFA_METRICS_PORT": "65536"}),
         (["--stop-timeout=0"], {}),
+        (["--max-restarts=-1"], {}),
         (["--start-timeout=soon"], {}),
     ],
 )

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from ofa_serving.contract import STAGES, Code
-from ofa_serving.metrics import CANARY_REQUEST, OK, EntryMetrics, ImageMetrics, SearchMetrics
+from ofa_serving.metrics import CANARY_REQUEST, OK, RESTARTS_VARIABLE, EntryMetrics, ImageMetrics, SearchMetrics
 
 
 @pytest.fixture
@@ -47,6 +47,11 @@ def test_each_image_of_a_request_counts_in_each_stage(entry):
 
 def test_the_limit_of_requests_in_flight_is_shown(entry):
     assert value(entry, "ofa_requests_in_flight_limit") == 64
+
+
+def test_restarts_are_those_the_launcher_tells_of():
+    assert value(EntryMetrics("ofa_caption", 64, {}), "ofa_server_restarts_total") == 0
+    assert value(EntryMetrics("ofa_caption", 64, {RESTARTS_VARIABLE: "3"}), "ofa_server_restarts_total") == 3
 
 
 def test_images_count_by_their_size():

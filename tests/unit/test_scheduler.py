@@ -19,7 +19,7 @@ class CountingEngine(DecoderEngine):
     """A decoder whose caption of the hidden value v is v, v + 1, …, so that a mixed-up row shows."""
 
     def __init__(self):
-        self.sizes, self.gate, self.fail = [], threading.Event(), False
+        self.sizes, self.gate, self.fail, self.slow = [], threading.Event(), False, 0.0
         self.gate.set()
 
     def open(self, beam_size):
@@ -38,6 +38,7 @@ class CountingBatch(DecoderBatch):
 
     def step(self, tokens, steps, ancestors, temperature, count):
         self.engine.gate.wait(10)
+        time.sleep(self.engine.slow)
         if self.engine.fail:
             raise RuntimeError("the engine broke")
         self.engine.sizes.append(len(self.values))
@@ -63,12 +64,15 @@ def scheduler(engine):
     scheduler.close()
 
 
-def submit(scheduler, *values, length=5, beams=1, seconds=30.0):
+def submit(scheduler, *values, length=5, beams=1, seconds=30.0, cancelled=lambda: False):
     settings = GenerationConfig(beam_size=beams, max_length=length, no_repeat_ngram_size=0)
     futures = [Future() for _ in values]
     until = time.monotonic() + seconds
     scheduler.submit(
-        [Job(np.full((1, 1), v), settings, until, f.set_result) for v, f in zip(values, futures, strict=True)]
+        [
+            Job(np.full((1, 1), v), settings, until, f.set_result, cancelled)
+            for v, f in zip(values, futures, strict=True)
+        ]
     )
     return futures
 
@@ -134,6 +138,52 @@ def test_a_late_caption_is_let_go(scheduler, engine, others):
     engine.gate.set()
     assert late.result(10).code == Code.DEADLINE_EXCEEDED
     assert tokens(submit(scheduler, 30, length=3)[0]) == counted(30, 3)
+
+
+def test_a_cancelled_caption_leaves_its_row_to_others_within_a_step(scheduler, engine):
+    gone = threading.Event()
+    engine.gate.clear()
+    cancelled = submit(scheduler, 5, 6, 7, 8, length=100, cancelled=gone.is_set)
+    wait_until(lambda: scheduler.searching == 4)
+    waiting = submit(scheduler, 20)[0]
+    gone.set()
+    steps = len(engine.sizes)
+    engine.gate.set()
+    assert tokens(waiting) == counted(20, 5)
+    assert [future.result(10).code for future in cancelled] == [Code.DEADLINE_EXCEEDED] * 4
+    assert engine.sizes[steps:].count(4) <= 1
+    assert scheduler.searching == 0
+
+
+def test_one_cancelled_caption_does_not_disturb_its_neighbours(scheduler, engine):
+    gone = threading.Event()
+    engine.gate.clear()
+    cancelled = submit(scheduler, 5, length=30, cancelled=gone.is_set)[0]
+    neighbours = submit(scheduler, 11, 20, length=9)
+    wait_until(lambda: scheduler.searching == 3)
+    gone.set()
+    engine.gate.set()
+    assert cancelled.result(10).code == Code.DEADLINE_EXCEEDED
+    assert [tokens(future) for future in neighbours] == [counted(11, 9), counted(20, 9)]
+
+
+def test_what_waits_is_told_in_time_though_there_is_no_room(scheduler, engine):
+    engine.slow = 0.02
+    gone = threading.Event()
+    running = submit(scheduler, 4, 5, 6, 7, length=100)
+    wait_until(lambda: scheduler.searching == 4)
+    late, cancelled = submit(scheduler, 20, seconds=0.1)[0], submit(scheduler, 21, cancelled=gone.is_set)[0]
+    gone.set()
+    began = time.monotonic()
+    assert [future.result(10).code for future in (late, cancelled)] == [Code.DEADLINE_EXCEEDED] * 2
+    assert time.monotonic() - began < 1
+    assert not any(future.done() for future in running)
+    assert scheduler.waiting == 0
+
+
+def test_a_clock_that_is_set_changes_no_deadline(scheduler, engine, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    assert tokens(submit(scheduler, 5, seconds=5)[0]) == counted(5, 5)
 
 
 def test_a_broken_step_fails_its_captions_and_not_the_next(scheduler, engine):

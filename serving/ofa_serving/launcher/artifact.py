@@ -64,16 +64,21 @@ class Artifact:
         """Whether it was built for a GPU."""
         return self.manifest.device == "gpu"
 
+    @property
+    def max_running(self) -> int:
+        """How many requests the public model has in its stages at a time; 0 if it leaves the calls to Triton."""
+        return next(_limit(model, "max_running") or 0 for model in self.models if model.name == self.name)
+
     def memory(self) -> list[ModelMemory]:
         """Return what each model keeps in shared memory; those of native backends, and an ensemble, keep nothing.
 
         The public model holds what its stages answer beside its own tensors, and no stage has more requests than it.
         """
-        admitted = next(_in_flight(model) for model in self.models if model.name == self.name)
+        admitted = next(_limit(model, "max_in_flight") for model in self.models if model.name == self.name)
         memory = []
         for model in self.models:
             tensors = [*model.input, *model.output]
-            in_flight = _in_flight(model)
+            in_flight = _limit(model, "max_in_flight")
             if model.name == self.name:
                 tensors += [tensor for stage in self.models if stage is not model for tensor in stage.output]
             elif admitted is not None and in_flight is not None:
@@ -125,11 +130,9 @@ def _check_model_file(model: ModelConfig, folder: Path) -> None:
         raise LaunchError(f"model {model.name} lacks its {file_name}: build it again")
 
 
-def _in_flight(model: ModelConfig) -> int | None:
-    """Return how many requests the model takes at a time; None if it leaves that to Triton, one batch at a time."""
-    if "max_in_flight" not in model.parameters:
-        return None
-    return int(model.parameters["max_in_flight"].string_value)
+def _limit(model: ModelConfig, name: str) -> int | None:
+    """Return a limit the model sets itself; None if it leaves that to Triton."""
+    return int(model.parameters[name].string_value) if name in model.parameters else None
 
 
 def _instances(model: ModelConfig) -> int:

@@ -36,6 +36,9 @@ class Settings:
         triton: the folder of an installed Triton that is to be run instead of the embedded one; None for that.
         start_timeout: seconds until every model must have loaded and every known image have its caption.
         stop_timeout: seconds that requests in flight are given to finish after a signal.
+        canary_interval: seconds between two looks whether the known images still get their captions.
+        canary_timeout: seconds that such a caption may take.
+        max_restarts: how often within ten minutes a server that has failed is started again.
 
     """
 
@@ -47,6 +50,9 @@ class Settings:
     triton: Path | None
     start_timeout: int
     stop_timeout: int
+    canary_interval: int
+    canary_timeout: int
+    max_restarts: int
 
     @property
     def reachable_host(self) -> str:
@@ -77,6 +83,9 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
     option("triton", _optional_folder, "", "folder of an installed Triton to run instead of the embedded one")
     option("start-timeout", _seconds, "600", "seconds until it must be ready")
     option("stop-timeout", _seconds, "30", "seconds for requests in flight to finish after a signal")
+    option("canary-interval", _seconds, "10", "seconds between two trials of the known images")
+    option("canary-timeout", _seconds, "10", "seconds that a known image's caption may take")
+    option("max-restarts", _count, "5", "restarts of a failing server within 10 minutes; 0 ends with the first failure")
     flags = parser.parse_args(arguments)
     return Settings(
         names=tuple(dict.fromkeys(flags.names)),
@@ -87,6 +96,9 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
         triton=flags.triton,
         start_timeout=flags.start_timeout,
         stop_timeout=flags.stop_timeout,
+        canary_interval=flags.canary_interval,
+        canary_timeout=flags.canary_timeout,
+        max_restarts=flags.max_restarts,
     )
 
 
@@ -111,3 +123,10 @@ def _seconds(text: str) -> int:
     if seconds < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 1 up")
     return seconds
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 up")
+    return count

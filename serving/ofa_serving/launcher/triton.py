@@ -18,6 +18,9 @@ from ofa_serving.launcher.settings import Ports
 
 _LAST_LINES = 500
 _ENDING_SECONDS = 1
+_SPARE_THREADS = 16
+"""A call between models holds a thread until it is answered, and whether a request is cancelled is asked on another."""
+
 _RESTRICTED = "shared-memory,model-repository,trace,logging"
 
 
@@ -28,10 +31,14 @@ def triton_command(
     host: str,
     ports: Ports,
     region_prefix: str,
+    start_timeout: int,
     exit_timeout: int,
+    calls: int,
     gpu: bool,
 ) -> list[str]:
     """Return the command line of a server that serves ``repositories`` and nothing else.
+
+    ``calls`` is how many calls to its stages a public model may have under way.
 
     The interfaces that change the server or read its memory ask for a key that nobody is told; they cannot be switched
     off. Configurations are complete, so nothing is completed from the models: that would start each of them twice.
@@ -39,7 +46,6 @@ def triton_command(
     key = secrets.token_hex(16)
     flags = {
         "backend-directory": installation.backends,
-        "backend-config": f"python,shm-region-prefix-name={region_prefix}",
         "model-control-mode": "none",
         "exit-on-error": "true",
         "strict-readiness": "true",
@@ -64,6 +70,9 @@ def triton_command(
         str(installation.binary),
         "--disable-auto-complete-config",
         *(f"--model-repository={repository}" for repository in repositories),
+        f"--backend-config=python,shm-region-prefix-name={region_prefix}",
+        f"--backend-config=python,thread-pool-size={calls + _SPARE_THREADS}",
+        f"--backend-config=python,stub-timeout-seconds={start_timeout}",
         *(f"--{name}={value}" for name, value in flags.items()),
     ]
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ..contract import CaptionError, Tensor
+from ..cancellation import SLOT_PARAMETER, SLOTS, CancelFlags
+from ..contract import CaptionError, Code, Tensor
 from ..engines.loading import load_decoder
 from ..generation import GenerationConfig
 from ..metrics import SearchMetrics
@@ -22,7 +23,7 @@ from ..outputs import output_tensors
 from ..scheduler import Job, Scheduler, SearchResult
 from ..tokenizer import Tokenizer
 from .publishing import Publisher
-from .triton import Settings, deadline, fault, refusal, request_parameters, send, tensor
+from .triton import Settings, deadline, fault, log_fault, refusal, request_parameters, send, tensor
 
 
 class BeamSearchModel:
@@ -42,6 +43,7 @@ class BeamSearchModel:
             max_pending=settings.integer("max_pending"),
         )
         self._publisher = Publisher(SearchMetrics(self._name, self._scheduler).registry)
+        self._flags = CancelFlags.open(self._name)
         self._complete: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
         self._responder = threading.Thread(target=self._respond, name="responder", daemon=True)
         self._responder.start()
@@ -65,25 +67,41 @@ class BeamSearchModel:
         self._publisher.close()
 
     def _submit(self, request: Any, sender: Any) -> None:
-        settings = GenerationConfig.from_request(request_parameters(request), GenerationConfig())
+        parameters = request_parameters(request)
+        cancelled = self._cancelled(parameters.pop(SLOT_PARAMETER, None))
+        settings = GenerationConfig.from_request(parameters, GenerationConfig())
         hidden = tensor(request, Tensor.HIDDEN)
         answer = _Answer(request, sender, settings.num_captions, len(hidden), self._complete.put)
         until = deadline(request, self._max_seconds)
         self._scheduler.submit(
-            [Job(states, settings, until, answer.receiver(index)) for index, states in enumerate(hidden)]
+            [Job(states, settings, until, answer.receiver(index), cancelled) for index, states in enumerate(hidden)]
         )
+
+    def _cancelled(self, slot: object) -> Callable[[], bool]:
+        """Whether the public model has given the request of ``slot`` up; a request without one is never given up."""
+        if slot is None:
+            return lambda: False
+        if not isinstance(slot, int) or not 0 <= slot < SLOTS:
+            raise CaptionError(Code.INVALID_PARAMETER, f"{SLOT_PARAMETER} is not for clients")
+        return lambda: self._flags[slot]
 
     def _respond(self) -> None:
         """Answers in a thread of its own, so that the search waits neither for text nor for Triton."""
         while (answer := self._complete.get()) is not None:
             try:
-                response = self._response(answer)
-            except CaptionError as error:
-                response = refusal(error)
-            except Exception:
-                response = refusal(fault(self._name))
-            send(answer.sender, response)
-            del answer, response  # they hold shared memory
+                self._answer(answer)
+            except Exception:  # the others still have to be answered
+                log_fault(self._name)
+            del answer  # it holds shared memory
+
+    def _answer(self, answer: _Answer) -> None:
+        try:
+            response = self._response(answer)
+        except CaptionError as error:
+            response = refusal(error)
+        except Exception:
+            response = refusal(fault(self._name))
+        send(answer.sender, response)
 
     def _response(self, answer: _Answer) -> Any:
         for result in answer.results:

@@ -6,25 +6,31 @@ computed whether or not a client asked for it, and does not pass a client's canc
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ..contract import CaptionError, Code, Names, Tensor
+from ..admission import Admission
+from ..cancellation import SLOT_PARAMETER, CancelFlags
+from ..contract import CaptionError, Names, Tensor
+from ..draining import IN_FLIGHT_METRIC
 from ..generation import GenerationConfig
-from ..metrics import OK, EntryMetrics
-from .admission import Admission
+from ..metrics import EntryMetrics
+from ..waiting import WaitingLine
+from .call import Call
 from .publishing import Publisher
-from .triton import Settings, deadline, fault, raise_refusal, refusal, request_parameters, send
+from .responder import Flight, Responder
+from .triton import Gauge, Settings, fault, raise_refusal, refusal, send
 
 
 class EntryModel:
-    """One instance; each request in flight has a thread, which mostly waits for the stages."""
+    """One instance. Requests wait in line for one of its threads, each of which takes one through the stages."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Reads the checkpoint's generation defaults and the limits."""
@@ -34,85 +40,107 @@ class EntryModel:
         self._defaults = GenerationConfig.from_request(defaults, GenerationConfig())
         self._max_seconds = settings.integer("max_seconds")
         max_in_flight = settings.integer("max_in_flight")
-        self._admission = Admission(settings.name, max_in_flight)
+        in_flight = Gauge(IN_FLIGHT_METRIC, "Requests that are being answered", settings.name)
+        self._admission = Admission(max_in_flight, settings.integer("max_in_flight_bytes"), in_flight.set)
+        self._free_slots = deque(range(max_in_flight))
+        self._line: WaitingLine[Flight] = WaitingLine()
         self._metrics = EntryMetrics(settings.name, max_in_flight)
         self._publisher = Publisher(self._metrics.registry)
-        self._pool = ThreadPoolExecutor(max_in_flight, "request")
+        self._responder = Responder(
+            CancelFlags.open(self._names.beam_search),
+            withdraw=self._line.withdraw,
+            answered=self._answered,
+            ended=self._ended,
+            stuck=self._metrics.stuck,
+        )
+        threads = settings.integer("max_running")
+        self._threads = [threading.Thread(target=self._work, name="request", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Starts every request there is room for and returns at once; the others are refused at once."""
+        """Admits every request there is room for and returns at once; the others are refused at once."""
         for request in requests:
-            sender = request.get_response_sender()
             try:
-                self._admission.enter()
+                call = Call.read(request, self._defaults, self._max_seconds)
+                self._admission.enter(call.load, call.priority)
             except CaptionError as error:
-                send(sender, refusal(error))
-                self._metrics.answered(request.request_id(), error.code, 0)
+                self._refuse(request, error)
+            except Exception:
+                self._refuse(request, fault(self._names.public))
             else:
-                self._pool.submit(self._answer, request, sender)
+                flight = Flight(request, request.get_response_sender(), call, self._free_slots.pop())
+                self._responder.expect(flight)
+                self._line.put(flight, call.priority)
 
     def finalize(self) -> None:
         """Answers what is in flight."""
-        self._pool.shutdown()
+        self._line.close()
+        for thread in self._threads:
+            thread.join()
+        self._responder.close()
         self._publisher.close()
 
-    def _answer(self, request: Any, sender: Any) -> None:
-        arrived, code = time.monotonic(), OK
-        try:
-            response = self._caption(request)
-        except CaptionError as error:
-            response, code = refusal(error), error.code
-        except Exception:
-            response, code = refusal(fault(self._names.public)), Code.INTERNAL
-        try:
-            send(sender, response)
-        finally:
-            self._metrics.answered(request.request_id(), code, time.monotonic() - arrived)
-            self._admission.leave()
+    def _refuse(self, request: Any, error: CaptionError) -> None:
+        self._metrics.answered(request.request_id(), error.code, 0)
+        send(request.get_response_sender(), refusal(error))
 
-    def _caption(self, request: Any) -> Any:
-        settings = GenerationConfig.from_request(request_parameters(request), self._defaults)
-        stages = _Stages(request, deadline(request, self._max_seconds))
-        wanted = request.requested_output_names()
+    def _answered(self, flight: Flight, code: str) -> None:
+        self._metrics.answered(flight.call.request_id, code, time.monotonic() - flight.call.arrived)
 
-        image = pb_utils.get_input_tensor_by_name(request, Tensor.IMAGE)
-        pixels, decoding = stages.call(self._names.preprocess, image, [Tensor.PIXELS, Tensor.PREPROCESS_MS])
+    def _ended(self, flight: Flight) -> None:
+        self._free_slots.append(flight.slot)
+        self._admission.leave(flight.call.load)
+
+    def _work(self) -> None:
+        while (flight := self._line.take()) is not None:
+            try:
+                outcome = self._caption(flight)
+            except CaptionError as error:
+                outcome = error
+            except Exception:
+                outcome = fault(self._names.public)
+            self._responder.answer(flight, outcome)
+            del flight, outcome  # they hold shared memory
+
+    def _caption(self, flight: Flight) -> Any:
+        call, stages = flight.call, _Stages(flight)
+        pixels, decoding = stages.call(self._names.preprocess, call.image, [Tensor.PIXELS, Tensor.PREPROCESS_MS])
         (hidden,) = stages.call(self._names.encoder, pixels, [Tensor.HIDDEN])
-        results = [name for name in wanted if name != Tensor.TIMING] + [Tensor.SEARCH_MS]
-        parameters = {name: _decimal(value) for name, value in asdict(settings).items()}
+        results = [name for name in call.outputs if name != Tensor.TIMING] + [Tensor.SEARCH_MS]
+        parameters = {name: _decimal(value) for name, value in asdict(call.settings).items()}
+        parameters[SLOT_PARAMETER] = flight.slot
         *tensors, searching = stages.call(self._names.beam_search, hidden, results, parameters)
         timing = _timing(stages, decoding.as_numpy(), searching.as_numpy())
         self._metrics.staged(timing.tolist())
-        if Tensor.TIMING in wanted:
+        if Tensor.TIMING in call.outputs:
             tensors.append(pb_utils.Tensor(Tensor.TIMING, timing))
         return pb_utils.InferenceResponse(tensors)
 
 
 class _Stages:
-    """Calls the stages of one request in turn, under its deadline, and times them."""
+    """Calls the stages of one request in turn, as long as somebody waits for it, and times them."""
 
-    def __init__(self, request: Any, until: float) -> None:
-        self._request_id, self._until = request.request_id(), until
+    def __init__(self, flight: Flight) -> None:
+        self._flight = flight
         self.elapsed_ms: list[float] = []
 
     def call(
-        self, model: str, tensor: Any, outputs: list[str], parameters: Mapping[str, str] | None = None
+        self, model: str, tensor: Any, outputs: list[str], parameters: Mapping[str, str | int] | None = None
     ) -> list[Any]:
         """The stage's output tensors, in the order asked for.
 
         Raises:
             CaptionError: the stage's refusal, or DEADLINE_EXCEEDED.
         """
+        self._flight.check()
         started = time.monotonic()
-        remaining = self._until - started
-        if remaining <= 0:
-            raise CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")
         response = pb_utils.InferenceRequest(
             model_name=model,
             inputs=[tensor],
             requested_output_names=outputs,
-            request_id=self._request_id,
-            timeout=int(remaining * 1e6),
+            request_id=self._flight.call.request_id,
+            timeout=max(1, int((self._flight.call.until - started) * 1e6)),
             parameters=dict(parameters or {}),
         ).exec()
         if response.has_error():

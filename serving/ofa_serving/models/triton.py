@@ -42,6 +42,20 @@ class Settings:
         return int(self.text(key))
 
 
+class Gauge:
+    """A number on Triton's metrics endpoint, labelled with the model's name; 0 at first."""
+
+    def __init__(self, name: str, description: str, model: str) -> None:
+        # The family is kept: a metric lives no longer than its family.
+        self._family = pb_utils.MetricFamily(name, description, pb_utils.MetricFamily.GAUGE)
+        self._metric = self._family.Metric(labels={"model": model})
+        self.set(0)
+
+    def set(self, value: float) -> None:
+        """Shows ``value`` from now on."""
+        self._metric.set(value)
+
+
 def tensor(request: Any, name: str) -> np.ndarray:
     """An input of a request; it lies in shared memory as long as the request lives."""
     return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
@@ -71,9 +85,14 @@ def send(sender: Any, response: Any) -> None:
 
 def fault(where: str) -> CaptionError:
     """Logs the exception being handled under a new id; the client is told the id alone."""
+    return CaptionError(Code.INTERNAL, f"the request failed inside the server (error {log_fault(where)})")
+
+
+def log_fault(where: str) -> str:
+    """Logs the exception being handled under a new id, and returns that."""
     number = uuid.uuid4().hex[:12]
     pb_utils.Logger.log_error(f"{where}: error {number}\n{traceback.format_exc()}")
-    return CaptionError(Code.INTERNAL, f"the request failed inside the server (error {number})")
+    return number
 
 
 def raise_refusal(message: str, stage: str) -> NoReturn:

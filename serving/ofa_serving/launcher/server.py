@@ -1,0 +1,180 @@
+"""One run of a server: started, waited for until it captions, emptied and ended.
+
+Each step is bounded in time, and a signal ends each of them, so the launcher never hangs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ofa_serving.cancellation import CANCEL_VARIABLE
+from ofa_serving.draining import DRAIN_VARIABLE, IN_FLIGHT_METRIC
+from ofa_serving.launcher.artifact import Artifact
+from ofa_serving.launcher.canary import Canary
+from ofa_serving.launcher.embedded import Installation
+from ofa_serving.launcher.errors import LaunchError
+from ofa_serving.launcher.failures import explain
+from ofa_serving.launcher.server_metrics import read_metric
+from ofa_serving.launcher.settings import Ports, Settings
+from ofa_serving.launcher.shared_memory import FOLDER
+from ofa_serving.launcher.triton import TritonProcess, triton_command
+from ofa_serving.metrics import RESTARTS_VARIABLE
+
+_POLL_SECONDS = 0.1
+_DRAIN_SECONDS = 0.2
+_PROBE_SECONDS = 2
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where this machine's clients reach the server."""
+
+    host: str
+    ports: Ports
+
+    @property
+    def http(self) -> str:
+        """The HTTP endpoint's URL."""
+        return f"http://{self.host}:{self.ports.http}"
+
+    @property
+    def grpc(self) -> str:
+        """The gRPC endpoint as host:port, as gRPC's clients take it."""
+        return f"{self.host}:{self.ports.grpc}"
+
+    @property
+    def metrics(self) -> str:
+        """The metrics' URL."""
+        return f"http://{self.host}:{self.ports.metrics}/metrics"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every run of a launcher's server has in common."""
+
+    settings: Settings
+    artifacts: Sequence[Artifact]
+    installation: Installation
+    endpoints: Endpoints
+    canaries: Sequence[Canary]
+
+
+class Server:
+    """A running Triton, whose regions in shared memory begin with a prefix of its own."""
+
+    def __init__(self, plan: Plan, prefix: str, restarts: int) -> None:
+        """Start it.
+
+        Args:
+            plan: what to run.
+            prefix: of its shared memory.
+            restarts: how often it was started again so far; it shows them as a metric.
+
+        """
+        self.plan = plan
+        self._drain_file = FOLDER / f"{prefix}drain"
+        variables = {
+            DRAIN_VARIABLE: str(self._drain_file),
+            CANCEL_VARIABLE: str(FOLDER / f"{prefix}cancel"),
+            RESTARTS_VARIABLE: str(restarts),
+        }
+        self._process = TritonProcess(self._command(prefix), {**plan.installation.environment, **variables})
+        logger.info("started tritonserver, process %d", self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        """The process id of ``tritonserver``."""
+        return self._process.pid
+
+    def wait_until_ready(self, stopping: threading.Event) -> bool:
+        """Wait until the models have loaded and caption their known images; False if ``stopping`` came first.
+
+        Raises:
+            LaunchError: it ended, took too long, or captions otherwise.
+
+        """
+        timeout = self.plan.settings.start_timeout
+        deadline = time.monotonic() + timeout
+        while not self._is_ready():
+            self.check_running()
+            if stopping.wait(_POLL_SECONDS):
+                return False
+            if time.monotonic() > deadline:
+                raise LaunchError(f"the server was not ready after {timeout} s (--start-timeout)")
+        for canary in self.plan.canaries:
+            if stopping.is_set():
+                return False
+            try:
+                canary.check(self.plan.endpoints.grpc, max(deadline - time.monotonic(), _PROBE_SECONDS))
+            except LaunchError:
+                self.check_running()  # if it has died, that is the reason to give
+                raise
+        return True
+
+    def check_running(self) -> None:
+        """Check that its process runs.
+
+        Raises:
+            LaunchError: it has ended; with the reason.
+
+        """
+        if self._process.exit_code is not None:
+            raise LaunchError(explain(self._process.exit_code, self._process.last_lines()))
+
+    def drain(self, until: float, impatient: threading.Event) -> None:
+        """Have new requests refused, and wait until none is in flight: an ending Triton would fail those."""
+        self._drain_file.touch()
+        while self._process.exit_code is None and time.monotonic() < until and not impatient.is_set():
+            time.sleep(_DRAIN_SECONDS)  # also for requests that were let in while the file was made
+            if not self.metric(IN_FLIGHT_METRIC):
+                return
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._process.terminate()
+
+    def wait(self, seconds: float) -> int | None:
+        """Return its exit code, or None if it still runs after ``seconds``."""
+        return self._process.wait(seconds)
+
+    def explain_end(self) -> str:
+        """Return one sentence on why it has ended."""
+        return explain(self._process.exit_code, self._process.last_lines())
+
+    def kill(self) -> None:
+        """End it now, and every process of its models."""
+        self._process.kill()
+
+    def metric(self, name: str) -> float | None:
+        """Return the sum of a metric's samples; None if the server does not say."""
+        return read_metric(self.plan.endpoints.metrics, name)
+
+    def _command(self, prefix: str) -> list[str]:
+        settings, artifacts = self.plan.settings, self.plan.artifacts
+        return triton_command(
+            self.plan.installation,
+            [artifact.repository for artifact in artifacts],
+            host=settings.host,
+            ports=self.plan.endpoints.ports,
+            region_prefix=prefix,
+            start_timeout=settings.start_timeout,
+            exit_timeout=settings.stop_timeout,
+            calls=max(artifact.max_running for artifact in artifacts),
+            gpu=any(artifact.needs_gpu for artifact in artifacts),
+        )
+
+    def _is_ready(self) -> bool:
+        url = f"{self.plan.endpoints.http}/v2/health/ready"
+        try:
+            with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as answer:
+                return answer.status == 200
+        except (OSError, urllib.error.URLError):
+            return False

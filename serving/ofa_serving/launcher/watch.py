@@ -1,0 +1,98 @@
+"""Sees that a server which is up also serves: by its processes, by a known image's caption, by requests that stick.
+
+A busy server must not be taken for a broken one, because a restart would lose all it is at work on. So a caption that
+does not come counts only if no other request got one meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ofa_serving.contract import Code
+from ofa_serving.launcher.errors import LaunchError
+from ofa_serving.launcher.model_processes import ModelProcesses
+from ofa_serving.launcher.server import Server
+from ofa_serving.launcher.server_metrics import read_metric
+from ofa_serving.metrics import OK, REQUESTS_METRIC, STUCK_METRIC
+
+_PROCESSES_SECONDS = 0.2
+_AGAIN_SECONDS = 1
+_FAILURES = 2
+"""Captions that fail one after the other until the server counts as broken."""
+
+logger = logging.getLogger(__name__)
+
+
+class Watch:
+    """Watches one run of a server. :meth:`check` is called over and over and never blocks for long."""
+
+    def __init__(self, server: Server) -> None:
+        """Begin; the server must have become ready."""
+        settings = server.plan.settings
+        self._server, self._interval, self._timeout = server, settings.canary_interval, settings.canary_timeout
+        self._processes = ModelProcesses(server.pid)
+        self._executor = ThreadPoolExecutor(1, "canary")
+        self._trial: Future[None] | None = None
+        self._next_trial = time.monotonic() + self._interval
+        self._next_look = 0.0
+        self._answered: float | None = None
+        self._failures = 0
+
+    def check(self) -> None:
+        """Look at what is due to be looked at.
+
+        Raises:
+            LaunchError: the server has ended or does not serve; with the reason.
+
+        """
+        self._server.check_running()
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + _PROCESSES_SECONDS
+            if failures := self._processes.failed():
+                raise LaunchError("; ".join(f"the process of model {name} {what}" for name, what in failures.items()))
+        if self._trial is not None and self._trial.done():
+            trial, self._trial = self._trial, None
+            self._next_trial = now + self._judge(trial)
+        elif self._trial is None and now >= self._next_trial:
+            self._answered = self._captions()
+            self._trial = self._executor.submit(self._try)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the server can still refuse requests in its own words: the processes of its public models live."""
+        public = {artifact.name for artifact in self._server.plan.artifacts}
+        return public.isdisjoint(self._processes.failed())
+
+    def close(self) -> None:
+        """Let go of the thread; a caption it still waits for ends by its own timeout."""
+        self._executor.shutdown(wait=False)
+
+    def _try(self) -> None:
+        for canary in self._server.plan.canaries:
+            canary.check(self._server.plan.endpoints.grpc, self._timeout)
+
+    def _judge(self, trial: Future[None]) -> float:
+        """Return the seconds until the next trial."""
+        if self._server.metric(STUCK_METRIC):
+            raise LaunchError("requests that were given up are stuck in a model that hangs")
+        reason = trial.exception()
+        if reason is None or f"{Code.OVERLOADED}: " in str(reason):
+            self._failures = 0
+            return self._interval
+        if not isinstance(reason, LaunchError):
+            raise reason
+        answered = self._captions()
+        if answered is not None and self._answered is not None and answered > self._answered:
+            logger.info("the known image got no caption, others did: the server is busy")
+            return self._interval
+        self._failures += 1
+        if self._failures == _FAILURES:
+            raise reason
+        logger.warning("%s; trying again", reason)
+        return _AGAIN_SECONDS
+
+    def _captions(self) -> float | None:
+        return read_metric(self._server.plan.endpoints.metrics, REQUESTS_METRIC, code=OK)

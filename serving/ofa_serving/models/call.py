@@ -1,0 +1,70 @@
+"""What a request to the public model asks for."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from ..admission import Load
+from ..contract import PRIORITY_CLASS, CaptionError, Code, Tensor
+from ..generation import GenerationConfig
+from ..waiting import PriorityClass
+from .triton import deadline, request_parameters
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request's contents, taken out of it: Triton's object itself belongs to the responder's thread.
+
+    Attributes:
+        image: the tensor, BYTES [b, 1].
+        settings: of the search.
+        outputs: the tensors the client wants.
+        request_id: the client's name for the request, perhaps empty.
+        priority: who waits for the answer.
+        arrived: when it came, on the monotonic clock.
+        until: when it must be answered, on the monotonic clock.
+        load: what it weighs.
+    """
+
+    image: Any
+    settings: GenerationConfig
+    outputs: list[str]
+    request_id: str
+    priority: PriorityClass
+    arrived: float
+    until: float
+    load: Load
+
+    @classmethod
+    def read(cls, request: Any, defaults: GenerationConfig, max_seconds: float) -> Call:
+        """Reads a request; ``max_seconds`` is the longest it may take.
+
+        Raises:
+            CaptionError: INVALID_PARAMETER.
+        """
+        parameters = request_parameters(request)
+        priority = _priority(parameters.pop(PRIORITY_CLASS, PriorityClass.INTERACTIVE))
+        image = pb_utils.get_input_tensor_by_name(request, Tensor.IMAGE)
+        files = image.as_numpy().reshape(-1)
+        return cls(
+            image=image,
+            settings=GenerationConfig.from_request(parameters, defaults),
+            outputs=list(request.requested_output_names()),
+            request_id=request.request_id(),
+            priority=priority,
+            arrived=time.monotonic(),
+            until=deadline(request, max_seconds),
+            load=Load(len(files), sum(map(len, files))),
+        )
+
+
+def _priority(value: object) -> PriorityClass:
+    try:
+        return PriorityClass(value)
+    except ValueError:
+        known = " or ".join(PriorityClass)
+        raise CaptionError(Code.INVALID_PARAMETER, f"{PRIORITY_CLASS} must be {known}") from None

@@ -1,0 +1,53 @@
+"""The processes of a running server, by what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    """The process and every one under it."""
+    found, open_ones = set(), [pid]
+    while open_ones:
+        found.add(one := open_ones.pop())
+        open_ones += children(one)
+    return found
+
+
+def model_processes(server) -> dict[str, int]:
+    """The process of each model of a server, by the model's name; of several instances one."""
+    found = {}
+    for pid in children(server.server_pid):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        if words[0].endswith("triton_python_backend_stub"):
+            found[Path(words[1]).parents[1].name] = pid
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory of a process and all under it, shared pages counted in part (proportional set size)."""
+    total = 0
+    for one in descendants(pid):
+        rollup = Path(f"/proc/{one}/smaps_rollup").read_text()
+        total += int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1]) * 1024
+    return total
+
+
+def shared_memory_bytes(server) -> int:
+    """What the server's regions in shared memory take."""
+    regions = Path("/dev/shm").glob(f"ofa-serve-{server.pid}-*")
+    return sum(region.stat().st_blocks * 512 for region in regions)

@@ -1,0 +1,185 @@
+"""Who stops waiting frees what was in work for him: deadlines, cancels and lost connections reach the beam search."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from cases import CASES
+from serving_process import wait_until
+from tritonclient.utils import InferenceServerException
+
+MODEL = CASES[0].model_name
+LONG = {"beam_size": 16, "max_length": 128, "min_length": 128, "no_repeat_ngram_size": 0}
+IMAGES = 16
+"""So many images at these settings are searched for many seconds, in steps that are far shorter than one."""
+
+SOON = 2.0
+"""Seconds: a step, and the second after which the server's metrics show it."""
+
+
+@pytest.fixture(autouse=True)
+def unharmed(server):
+    """Each test finds an idle server, and leaves one that captions."""
+    settle(server)
+    yield
+    settle(server)
+    assert ask(server)["caption"][0, 0].decode() == CASES[0].record["captions"][0][0]
+
+
+def tensor(protocol, images=1):
+    image = protocol.InferInput("image", [images, 1], "BYTES")
+    image.set_data_from_numpy(np.array([[CASES[0].images[0]]] * images, dtype=np.object_))
+    return image
+
+
+def ask(server, images=1, *, http=False, **arguments):
+    protocol = tritonclient.http if http else tritonclient.grpc
+    url = server.http_url.removeprefix("http://") if http else server.grpc_url
+    with protocol.InferenceServerClient(url) as client:
+        answer = client.infer(MODEL, [tensor(protocol, images)], **arguments)
+        return {"caption": answer.as_numpy("caption")}
+
+
+def late(server, *, seconds, images=IMAGES, http=False):
+    """How long a long search took to be refused, given so many seconds."""
+    began = time.monotonic()
+    with pytest.raises(InferenceServerException) as refused:
+        ask(server, images, http=http, timeout=int(seconds * 1e6), parameters=LONG)
+    assert refused.value.message().startswith("DEADLINE_EXCEEDED: ")
+    assert refused.value.status() in {"503", "StatusCode.UNAVAILABLE"}
+    return time.monotonic() - began
+
+
+def settle(server, seconds=30):
+    wait_until(lambda: server.metric("ofa_requests_in_flight") == 0, seconds)
+
+
+def searching(server):
+    return server.metric("ofa_captions_searching")
+
+
+def freed(server):
+    """The rows of the search are free soon, long before it would have ended."""
+    wait_until(lambda: server.metric("ofa_requests_in_flight") == 0 and searching(server) == 0, SOON)
+
+
+def start(server, count=1, images=IMAGES, **arguments):
+    """Long searches under way over one gRPC connection, and what cancels each."""
+    client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
+    image = tensor(tritonclient.grpc, images)
+    calls = [
+        client.async_infer(MODEL, [image], lambda result, error: None, parameters=LONG, **arguments)
+        for _ in range(count)
+    ]
+    return client, calls
+
+
+@pytest.mark.parametrize("http", [False, True], ids=["grpc", "http"])
+def test_a_deadline_that_passes_mid_beam_is_told_in_time_and_frees_the_rows(server, http):
+    took = late(server, seconds=0.3, http=http)
+    assert 0.3 <= took < 0.3 + SOON
+    freed(server)
+
+
+@pytest.mark.parametrize(("others", "images"), [(3, IMAGES), (48, 1)], ids=["of the search", "of the stages"])
+def test_a_deadline_that_passes_in_the_queue_is_told_in_time(server, others, images):
+    client, calls = start(server, others, images)
+    wait_until(lambda: server.metric("ofa_requests_in_flight") == others)
+    assert late(server, seconds=0.3, images=1) < 0.3 + SOON
+    wait_until(lambda: server.metric("ofa_requests_in_flight") == others, SOON)
+    for call in calls:
+        call.cancel()
+    client.close()
+
+
+def test_a_deadline_in_the_past_is_refused(server):
+    assert late(server, seconds=1e-6) < SOON
+
+
+def test_a_grpc_cancel_mid_beam_frees_the_rows_within_a_step(server):
+    client, (call,) = start(server)
+    wait_until(lambda: searching(server) == IMAGES)
+    call.cancel()
+    freed(server)
+    client.close()
+
+
+def test_a_grpc_client_that_is_lost_frees_the_rows_within_a_step(server):
+    client, _ = start(server)
+    wait_until(lambda: searching(server) == IMAGES)
+    client.close()
+    freed(server)
+
+
+def test_a_grpc_deadline_of_the_clients_own_frees_the_rows(server):
+    with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+        ask(server, IMAGES, client_timeout=0.3, parameters=LONG)
+    freed(server)
+
+
+def test_cancelled_requests_in_the_queue_make_room_for_others(server):
+    client, calls = start(server, 4)
+    wait_until(lambda: server.metric("ofa_requests_in_flight") == 4)
+    with pytest.raises(InferenceServerException, match="OVERLOADED"):
+        ask(server)
+    for call in calls:
+        call.cancel()
+    wait_until(lambda: server.metric("ofa_requests_in_flight") < 4, SOON)
+    assert ask(server)["caption"].size == 1
+    client.close()
+
+
+def test_an_http_disconnect_is_freed_by_the_deadline(server):
+    with tritonclient.http.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
+        body, length = client.generate_request_body(
+            [tensor(tritonclient.http, IMAGES)], timeout=3_000_000, parameters=LONG
+        )
+    host, port = server.http_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = (
+            f"POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
+            f"Inference-Header-Content-Length: {length}\r\n\r\n"
+        )
+        connection.sendall(head.encode() + body)
+        wait_until(lambda: searching(server) == IMAGES)
+        began = time.monotonic()
+    settle(server)
+    assert time.monotonic() - began < 3 + SOON
+    freed(server)
+
+
+def test_cancels_and_deadlines_at_random_harm_neither_the_server_nor_the_others(server):
+    rng = np.random.default_rng(0)
+    known = CASES[0].record["captions"][0][0]
+
+    def patient(_):
+        return ask(server)["caption"][0, 0].decode()
+
+    def impatient(seconds):
+        client, (call,) = start(server, images=1, timeout=int(2 * seconds * 1e6))
+        time.sleep(seconds)
+        call.cancel()
+        client.close()
+
+    with ThreadPoolExecutor(12) as pool:
+        gone = [pool.submit(impatient, seconds) for seconds in rng.uniform(0.001, 0.3, 60)]
+        answers = list(pool.map(patient, range(20)))
+        for future in gone:
+            future.result()
+    assert answers == [known] * 20
+
+
+@pytest.mark.parametrize("slot", [-1, 10**6, "1"])
+def test_a_slot_that_is_none_is_refused_by_the_search_itself(server, slot):
+    """A client can call the stages directly; that must harm nobody."""
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        config = client.get_model_config(f"{MODEL}_beam_search").config
+        shape = [1, *config.input[0].dims]
+        hidden = tritonclient.grpc.InferInput("hidden", shape, "FP32")
+        hidden.set_data_from_numpy(np.zeros(shape, np.float32))
+        with pytest.raises(InferenceServerException, match="INVALID_PARAMETER: cancel_slot"):
+            client.infer(f"{MODEL}_beam_search", [hidden], parameters={"cancel_slot": slot})

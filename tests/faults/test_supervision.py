@@ -1,0 +1,189 @@
+"""A server whose models die or hang comes back by itself, soon, with nothing left behind; a crash loop ends clearly."""
+
+import os
+import re
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import is_running, model_processes
+from serving_process import ServerProcess
+from small_repository import IMAGE, NAME, build_small_artifact, caption_of, replace_ensemble
+from tritonclient import grpc
+from tritonclient.utils import InferenceServerException
+
+MODELS = ("tiny_caption", "tiny_preprocess", "tiny_encoder", "tiny_search")
+RECOVERY = 10
+"""Seconds from a killed process to the next caption."""
+
+HANG = """
+from pathlib import Path
+original = TritonPythonModel.execute
+def execute(self, requests):
+    while Path("{flag}").exists():
+        __import__("time").sleep(0.1)
+    return original(self, requests)
+TritonPythonModel.execute = execute
+"""
+
+CRASH = """
+original = TritonPythonModel.execute
+def execute(self, requests):
+    __import__("threading").Timer(0.5, __import__("os")._exit, (1,)).start()
+    return original(self, requests)
+TritonPythonModel.execute = execute
+"""
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    build_small_artifact(tmp_path / "artifacts")
+    replace_ensemble(tmp_path / "artifacts" / NAME)
+    return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def launch(artifacts, tmp_path):
+    """A function that starts a launcher with these flags."""
+    started = []
+
+    def start(*flags):
+        started.append(ServerProcess(artifacts, [NAME], tmp_path, flags))
+        return started[-1].__enter__()
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+def caption(server, timeout=5, **parameters):
+    tensor = grpc.InferInput("image", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[IMAGE]], dtype=np.object_))
+    with grpc.InferenceServerClient(server.grpc_url) as client:
+        answer = client.infer(NAME, [tensor], parameters=parameters, client_timeout=timeout)
+        return answer.as_numpy("caption")[0, 0].decode()
+
+
+def seconds_until_it_captions(server):
+    began = time.monotonic()
+    while time.monotonic() - began < 30:
+        try:
+            assert caption(server) == caption_of(IMAGE)
+            return time.monotonic() - began
+        except InferenceServerException:
+            time.sleep(0.05)
+    raise AssertionError(f"it did not come back:\n{server.log()[-4000:]}")
+
+
+def restarted(server, old_pid):
+    """Waits until another server process captions; how long that took."""
+    began = time.monotonic()
+    assert server.wait_until_ready(30)
+    seconds_until_it_captions(server)
+    assert server.server_pid != old_pid
+    assert not is_running(old_pid)
+    return time.monotonic() - began
+
+
+def regions(server):
+    return {path.name.split("-")[3] for path in Path("/dev/shm").glob(f"ofa-serve-{server.pid}-*")}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_server_comes_back_from_a_killed_model(launch, model):
+    server = launch()
+    old = server.server_pid
+    old_regions = regions(server)
+    os.kill(model_processes(server)[model], signal.SIGKILL)
+    assert restarted(server, old) < RECOVERY
+    assert f"the process of model {model} has ended; starting it again in 0 s (restart 1)" in server.log()
+    assert len(regions(server)) == 1
+    assert regions(server).isdisjoint(old_regions)
+
+
+def test_requests_in_work_are_answered_when_their_model_is_killed(launch):
+    server = launch()
+    old = server.server_pid
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(caption, server, wait="20", timeout=60) for _ in range(2)]
+        time.sleep(1)
+        began = time.monotonic()
+        os.kill(model_processes(server)["tiny_search"], signal.SIGKILL)
+        for answer in waiting:
+            with pytest.raises(InferenceServerException):
+                answer.result()
+        assert time.monotonic() - began < RECOVERY
+    restarted(server, old)
+
+
+def test_the_server_comes_back_from_a_stopped_model(launch):
+    server = launch()
+    old = server.server_pid
+    os.kill(model_processes(server)["tiny_search"], signal.SIGSTOP)
+    restarted(server, old)
+    assert "the process of model tiny_search is stopped" in server.log()
+
+
+def test_the_server_comes_back_when_it_is_killed_itself(launch):
+    server = launch()
+    old = server.server_pid
+    os.kill(old, signal.SIGKILL)
+    assert restarted(server, old) < RECOVERY
+    assert "the server was killed" in server.log()
+
+
+def test_the_server_comes_back_from_a_model_that_hangs(launch, artifacts, tmp_path):
+    flag = tmp_path / "hang"
+    model = artifacts / NAME / "model_repository/tiny_search/1/model.py"
+    model.write_text(model.read_text() + HANG.format(flag=flag))
+    server = launch("--canary-interval=1", "--canary-timeout=1")
+    old = server.server_pid
+    flag.touch()
+    deadline = time.monotonic() + 30
+    while "starting it again" not in server.log():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    flag.unlink()
+    restarted(server, old)
+    assert "tiny_caption could not caption its known image" in server.log()
+
+
+def test_a_crash_loop_ends_in_one_clear_line(launch, artifacts):
+    model = artifacts / NAME / "model_repository/tiny_search/1/model.py"
+    model.write_text(model.read_text() + CRASH)
+    server = launch("--max-restarts=2")
+    assert server.wait(60) == 1
+    assert re.search(
+        r"ERROR ofa-serve: the server failed 3 times within 600 s, the last time so: the process of model "
+        r"tiny_search has ended$",
+        server.last_line(),
+    )
+    assert server.log().count("starting it again") == 2
+    assert regions(server) == set()
+
+
+def test_a_signal_ends_it_while_it_waits_to_start_again(launch, artifacts):
+    model = artifacts / NAME / "model_repository/tiny_search/1/model.py"
+    model.write_text(model.read_text() + CRASH)
+    server = launch("--max-restarts=9")
+    deadline = time.monotonic() + 60
+    while "(restart 4)" not in server.log():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    began = time.monotonic()
+    server.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert time.monotonic() - began < 3
+
+
+def test_a_busy_server_is_not_taken_for_a_broken_one(launch):
+    server = launch("--canary-interval=1", "--canary-timeout=1")
+    old = server.server_pid
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(caption, server, wait="1.5", timeout=60) for _ in range(2)]
+        assert [answer.result() for answer in answers] == [caption_of(IMAGE)] * 2
+    assert server.server_pid == old
+    assert "starting it again" not in server.log()

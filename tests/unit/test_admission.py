@@ -1,0 +1,109 @@
+"""Who may enter: bounds by images and by bytes, room kept for interactive requests, and what the refused are told."""
+
+import re
+import time
+
+import pytest
+from ofa_serving.admission import Admission, Load
+from ofa_serving.contract import CaptionError, Code
+from ofa_serving.draining import DRAIN_VARIABLE
+from ofa_serving.waiting import PriorityClass
+
+
+def refusal(admission, load=None, priority=PriorityClass.INTERACTIVE):
+    with pytest.raises(CaptionError) as refused:
+        admission.enter(load or Load(), priority)
+    assert refused.value.code == Code.OVERLOADED
+    return refused.value.message
+
+
+def test_images_are_bounded_and_one_that_leaves_makes_room():
+    admission = Admission(max_images=2)
+    admission.enter()
+    admission.enter()
+    refusal(admission)
+    admission.leave()
+    admission.enter()
+    refusal(admission)
+
+
+def test_a_request_counts_as_many_images_as_it_has():
+    admission = Admission(max_images=16)
+    admission.enter(Load(images=10))
+    refusal(admission, Load(images=7))
+    admission.enter(Load(images=6))
+    refusal(admission)
+
+
+def test_bytes_are_bounded():
+    admission = Admission(max_images=100, max_bytes=1000)
+    admission.enter(Load(bytes=600))
+    refusal(admission, Load(bytes=401))
+    admission.enter(Load(bytes=400))
+    refusal(admission, Load(bytes=1))
+
+
+def test_one_that_is_too_large_for_any_room_is_let_in_alone_to_be_told_why():
+    admission = Admission(max_images=4, max_bytes=1000)
+    admission.enter(Load(bytes=5000))
+    refusal(admission, Load(bytes=1))
+    admission.leave(Load(bytes=5000))
+    admission.enter(Load(bytes=1))
+    refusal(admission, Load(bytes=5000))
+
+
+def test_batch_requests_take_half_the_room_at_most():
+    admission = Admission(max_images=4)
+    admission.enter(priority=PriorityClass.BATCH)
+    admission.enter(priority=PriorityClass.BATCH)
+    refusal(admission, priority=PriorityClass.BATCH)
+    admission.enter()
+    admission.enter()
+    refusal(admission)
+
+
+def test_a_refused_request_does_not_count():
+    counts = []
+    admission = Admission(max_images=1, changed=counts.append)
+    admission.enter()
+    refusal(admission)
+    admission.leave()
+    assert counts == [1, 0]
+
+
+def test_nobody_enters_a_server_that_is_stopping(tmp_path):
+    drain = tmp_path / "drain"
+    admission = Admission(max_images=4, environ={DRAIN_VARIABLE: str(drain)})
+    admission.enter()
+    drain.touch()
+    assert refusal(admission) == "the server is stopping; send the request again, to another"
+
+
+def test_the_refused_are_told_when_those_in_flight_will_be_done(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    admission = Admission(max_images=20)
+    for _ in range(20):
+        admission.enter()
+    assert hint(admission) == 1
+    for _ in range(200):  # an image takes half a second, while others wait
+        now[0] += 0.5
+        admission.leave()
+        admission.enter()
+    assert hint(admission) == 10
+
+
+def test_idle_time_says_nothing_of_how_long_an_image_takes(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    admission = Admission(max_images=1)
+    for _ in range(100):
+        admission.enter()
+        admission.leave()
+        now[0] += 1000
+    admission.enter()
+    assert hint(admission) == 1
+
+
+def hint(admission):
+    return int(re.fullmatch(r".*; try again in (\d+) s", refusal(admission))[1])
