@@ -72,6 +72,7 @@ def triton_command(
         *(f"--model-repository={repository}" for repository in repositories),
         f"--backend-config=python,shm-region-prefix-name={region_prefix}",
         f"--backend-config=python,thread-pool-size={calls + _SPARE_THREADS}",
+        # A model's process may start slowly on a busy machine; Triton's own 30 s then abort the server.
         f"--backend-config=python,stub-timeout-seconds={start_timeout}",
         *(f"--{name}={value}" for name, value in flags.items()),
     ]
