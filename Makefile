@@ -73,9 +73,11 @@ bench: $(VENV)/.ready ## SIZE=tiny [PEER=modelscope] [CONTENDERS="engine:precisi
 TRITON_IMAGE ?= nvcr.io/nvidia/tritonserver:26.06-py3
 
 .PHONY: plans
-plans: ## CHECKPOINT=directory NAME=name: build TensorRT plans for this machine's GPU (needs Docker and an NVIDIA GPU)
+plans: ## CHECKPOINT=directory NAME=name BASE_DIGEST=sha256:...: TensorRT plans for this machine's GPU, with Docker
 	@test -n "$(CHECKPOINT)" || { echo "make plans needs CHECKPOINT=directory"; exit 2; }
-	docker build --target plans --build-arg TRITON_IMAGE=$(TRITON_IMAGE) -t ofa-triton-plans -f deploy/Dockerfile .
+	@test -n "$(BASE_DIGEST)" || { echo "make plans needs BASE_DIGEST: see deploy/Dockerfile"; exit 2; }
+	docker build --target plans --build-arg TRITON_IMAGE=$(TRITON_IMAGE) --build-arg BASE_DIGEST=$(BASE_DIGEST) \
+	  -t ofa-triton-plans -f deploy/Dockerfile .
 	mkdir -p artifacts
 	docker run --rm --gpus 1 --user "$$(id -u):$$(id -g)" -v "$(abspath $(CHECKPOINT)):/checkpoint:ro" \
 	  -v "$(CURDIR)/artifacts:/artifacts" ofa-triton-plans \
@@ -93,12 +95,8 @@ SHAPE ?= steps
 METRICS ?= http://127.0.0.1:8002/metrics
 LOAD := --shape $(SHAPE) --rate $(RATE) --seconds $(SECONDS_A_STEP)
 
-$(VENV)/.operations: $(VENV)/.ready
-	$(BIN)/pip install -q -c constraints.txt -e '.[loadtest,deploy]'
-	touch $@
-
 .PHONY: loadtest
-loadtest: $(VENV)/.operations ## [HOST=grpc://host:port METRICS=url] [SHAPE= RATE= SECONDS_A_STEP=]: load, judge, report
+loadtest: $(VENV)/.ready ## [HOST=grpc://host:port METRICS=url] [SHAPE= RATE= SECONDS_A_STEP=]: load, judge, report
 ifdef HOST
 	$(BIN)/python -m loadtest --url $(HOST) --metrics-url $(METRICS) --model $(NAME) $(LOAD)
 else
@@ -106,15 +104,15 @@ else
 endif
 
 .PHONY: capacity
-capacity: $(VENV)/.operations ## WANTED=requests-a-second: how many servers like this machine that takes
+capacity: $(VENV)/.ready ## WANTED=requests-a-second: how many servers like this machine that takes
 	@test -n "$(WANTED)" || { echo "make capacity needs WANTED=requests a second"; exit 2; }
 	PATH=$(CURDIR)/$(BIN):$$PATH scripts/loadtest $(NAME) $(LOAD) --wanted-rate $(WANTED)
 
 .PHONY: image
 image: ## TARGET=cpu|gpu|plans BASE_DIGEST=sha256:...: a container image, with Docker
 	@test -n "$(BASE_DIGEST)" || { echo "make image needs BASE_DIGEST: see deploy/Dockerfile"; exit 2; }
-	docker build -f deploy/Dockerfile --target $(or $(TARGET),cpu) --build-arg BASE_DIGEST=$(BASE_DIGEST) \
-	  -t ofa-triton:$(or $(TARGET),cpu) .
+	docker build -f deploy/Dockerfile --target $(or $(TARGET),cpu) --build-arg TRITON_IMAGE=$(TRITON_IMAGE) \
+	  --build-arg BASE_DIGEST=$(BASE_DIGEST) -t ofa-triton:$(or $(TARGET),cpu) .
 
 .venv-checkov/.ready:
 	$(PYTHON) -m venv .venv-checkov
@@ -122,5 +120,5 @@ image: ## TARGET=cpu|gpu|plans BASE_DIGEST=sha256:...: a container image, with D
 	touch $@
 
 .PHONY: check-deploy
-check-deploy: $(VENV)/.operations .venv-checkov/.ready ## every check of deploy/, with checkov (and nginx and Prometheus if installed)
+check-deploy: $(VENV)/.ready .venv-checkov/.ready ## every check of deploy/, with checkov (and nginx and Prometheus if installed)
 	$(BIN)/pytest tests/deploy

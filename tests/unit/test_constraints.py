@@ -1,0 +1,59 @@
+"""Every distribution that the development environment brings is pinned, and installed as pinned."""
+
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINS = {
+    canonicalize_name(line.partition("==")[0]): line.strip().partition("==")[2]
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+}
+ELSEWHERE = {
+    "torch",  # scripts/environment names it, by itself
+    "setuptools",  # the environment's own
+    "ofa-triton",
+    "ofa-client",
+    "tensorrt",  # the container's
+    "onnxruntime-gpu",
+    "cupy-cuda13x",
+}
+
+
+def brought_by(requirements):
+    """Names of the installed distributions that requirements lead to, themselves among them."""
+    found, waiting = {}, [Requirement(text) for text in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        extras = {"", *requirement.extras}
+        if name in ELSEWHERE or extras <= found.get(name, set()):
+            continue
+        try:
+            needs = [Requirement(text) for text in distribution(name).requires or []]
+        except PackageNotFoundError:
+            continue
+        found.setdefault(name, set()).update(extras)
+        for need in needs:
+            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(need)
+    return set(found)
+
+
+@pytest.mark.parametrize("extra", sorted(PROJECT["optional-dependencies"]))
+def test_what_an_extra_brings_is_pinned_and_installed_as_pinned(extra):
+    names = brought_by([*PROJECT["dependencies"], *PROJECT["optional-dependencies"][extra]])
+    assert {name for name in names if name not in PINS} == set()
+    assert {name: distribution(name).version for name in names} == {name: PINS[name] for name in names}
+
+
+def test_no_two_places_name_another_version():
+    named = [Requirement(text) for texts in PROJECT["optional-dependencies"].values() for text in texts]
+    versions = {canonicalize_name(requirement.name): str(requirement.specifier) for requirement in named}
+    differing = {name: text for name, text in versions.items() if name in PINS and text not in ("", f"=={PINS[name]}")}
+    assert differing == {}
