@@ -25,7 +25,7 @@ help: ## list the commands
 
 # --- environment ------------------------------------------------------------------------------------------------------
 
-$(VENV)/.ready: pyproject.toml client/pyproject.toml constraints.txt scripts/environment
+$(VENV)/.ready: pyproject.toml client/pyproject.toml constraints.txt scripts/environment scripts/nginx
 	scripts/environment $(PYTHON) $(VENV)
 
 .PHONY: environment

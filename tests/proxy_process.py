@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 PROXY = Path(__file__).parents[1] / "deploy/proxy"
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-MISSING = "nginx is not installed (Debian: apt-get install nginx-light)"
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:{sys.prefix}/nginx/usr/sbin")
+MISSING = "there is no nginx, and scripts/nginx could not fetch it (Debian: apt-get install nginx-light)"
 
 
 class ProxyProcess:
@@ -31,10 +33,11 @@ class ProxyProcess:
         self._work, self._site, self._tls = work, work / "site", site == "tls"
         work.mkdir(parents=True, exist_ok=True)
         shutil.copytree(PROXY / site, self._site)
+        self.http_port, self.grpc_port, self.health_port = _free_ports(3)
         # Its files go to a folder of the test's own, as those of two proxies must not meet.
         configuration = (PROXY / "nginx.conf").read_text().replace("/tmp/", f"{work}/")
+        configuration = configuration.replace("listen 8082;", f"listen 127.0.0.1:{self.health_port};")
         (work / "nginx.conf").write_text(configuration)
-        self.http_port, self.grpc_port = _free_ports()
         for kind, port in (("http", self.http_port), ("grpc", self.grpc_port)):
             listen = self._site / f"listen_{kind}.conf"
             words = listen.read_text().split(" ", 2)
@@ -50,6 +53,11 @@ class ProxyProcess:
     def grpc_url(self) -> str:
         """The gRPC endpoint as host:port."""
         return f"localhost:{self.grpc_port}"
+
+    @property
+    def health_url(self) -> str:
+        """Where whoever runs it asks for its own health."""
+        return f"http://127.0.0.1:{self.health_port}"
 
     @property
     def site(self) -> Path:
@@ -68,7 +76,7 @@ class ProxyProcess:
 
     def __enter__(self) -> Self:
         directives = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
-        command = [NGINX, "-p", str(self._work), "-c", str(self._work / "nginx.conf"), "-g", directives]
+        command = [NGINX, "-e", "stderr", "-p", str(self._work), "-c", str(self._work / "nginx.conf"), "-g", directives]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 10
@@ -92,13 +100,14 @@ class ProxyProcess:
         self._process.send_signal(signal.SIGHUP)
 
     def _listens(self) -> bool:
-        for port in (self.http_port, self.grpc_port):
+        for port in (self.http_port, self.grpc_port, self.health_port):
             with socket.socket() as client:
                 if client.connect_ex(("127.0.0.1", port)):
                     return False
         return True
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]

@@ -13,6 +13,7 @@ from ofa_serving.manifest import Manifest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 ROOT = Path(__file__).parents[2]
+PROXY = ROOT / "deploy/proxy"
 DEPLOYMENTS = [case for case in CASES if case != "kserve"]
 KILLED_AFTER_STOP = 10
 SPARE = 5
@@ -165,14 +166,14 @@ def test_the_adapter_offers_what_the_autoscaler_reads(defaults):
 
 
 def test_the_proxy_balances_over_the_servers_that_the_headless_service_names(defaults):
-    text = defaults["ConfigMap", "captions-proxy"]["data"]["nginx.conf"]
+    text = defaults["ConfigMap", "captions-proxy"]["data"]["upstreams.conf"]
     assert "server captions-server.vision.svc.cluster.local:8001 resolve" in text
     assert text.count("least_conn;") == 2
 
 
 def test_a_canary_gets_its_share_and_both_sides_find_each_other():
     stable, canary = render(values_of("image-tls-canary")), render(values_of("canary-release"))
-    text = stable["ConfigMap", "captions-proxy"]["data"]["nginx.conf"]
+    text = stable["ConfigMap", "captions-proxy"]["data"]["upstreams.conf"]
     assert re.search(r"split_clients \$request_id \$track {\s+10% canary;\s+\* stable;\s+}", text)
     assert "server captions-next-server.vision.svc.cluster.local:8001 resolve" in text
     assert not any(kind == "ConfigMap" for kind, _ in canary)
@@ -181,14 +182,43 @@ def test_a_canary_gets_its_share_and_both_sides_find_each_other():
     assert {"podSelector": {"matchLabels": labels}} in admitted
 
 
+@each_deployment
+def test_the_proxys_configuration_is_the_one_that_the_fault_tests_run(case):
+    documents = render(values_of(case))
+    if ("ConfigMap", "captions-proxy") not in documents:
+        pytest.skip("this value set has no proxy")
+    files = documents["ConfigMap", "captions-proxy"]["data"]
+    rendered = {"limits.conf", "upstreams.conf", "client_certificates.conf", "keys.conf"}
+    site = PROXY / ("tls" if "certificates.conf" in files else "plain")
+    assert files["nginx.conf"].strip() == (PROXY / "nginx.conf").read_text().strip()
+    for name in files.keys() - rendered - {"nginx.conf"}:
+        sources = [(folder / name).read_text().strip() for folder in (site, PROXY / "tls") if (folder / name).exists()]
+        assert files[name].strip() in sources, name
+
+
 def test_tls_and_mutual_tls_reach_both_protocols():
     documents = render(values_of("image-tls-canary"))
-    text = documents["ConfigMap", "captions-proxy"]["data"]["nginx.conf"]
-    assert "listen 8080 ssl;" in text
-    assert "listen 8081 ssl http2;" in text
-    assert "ssl_verify_client on;" in text
-    secrets = [volume["secret"]["secretName"] for volume in pod(documents, "proxy")["volumes"] if "secret" in volume]
-    assert secrets == ["captions-tls", "captions-client-ca"]
+    files = documents["ConfigMap", "captions-proxy"]["data"]
+    assert "listen 8080 ssl;" in files["listen_http.conf"]
+    assert "listen 8081 ssl http2;" in files["listen_grpc.conf"]
+    assert "ssl_verify_client on;" in files["client_certificates.conf"]
+    assert secrets_of(documents) == {"captions-tls", "captions-client-ca"}
+
+
+def test_keys_let_nobody_in_without_a_name():
+    values = {"proxy": {"keysSecret": "captions-keys", "tls": {"secretName": "tls", "clientCASecret": "ca"}}}
+    documents = render(values)
+    files = documents["ConfigMap", "captions-proxy"]["data"]
+    assert "include site/keys.conf;" in files["callers.conf"]
+    assert "keys.conf" not in files
+    assert "ssl_verify_client optional;" in files["client_certificates.conf"]
+    assert secrets_of(documents) == {"captions-keys", "tls", "ca"}
+
+
+def secrets_of(documents):
+    """The secrets that lie in the proxy's folder of files of the site."""
+    site = next(volume for volume in pod(documents, "proxy")["volumes"] if volume["name"] == "site")
+    return {source["secret"]["name"] for source in site["projected"]["sources"] if "secret" in source}
 
 
 def test_kserve_gets_the_same_server_with_the_same_probes(defaults):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from chart import CASES, CHART, helm, render, render_text, values_of, yaml
+from proxy_process import MISSING, NGINX
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs the extra 'deploy'")
 jsonschema = pytest.importorskip("jsonschema", reason="needs the extra 'deploy'")
@@ -23,6 +24,8 @@ BASELINE = {
     "CKV_K8S_15": "an image that is pinned need not be pulled again: IfNotPresent",
 }
 """What checkov may find, and why it stays."""
+
+KEYS = {"proxy": {"keysSecret": "captions-keys"}}
 
 each_case = pytest.mark.parametrize("case", CASES)
 
@@ -106,21 +109,22 @@ def test_checkov_finds_no_more_than_the_baseline(case, tmp_path):
     assert {check["check_id"] for check in failed} <= set(BASELINE)
 
 
-@pytest.mark.parametrize("case", ["defaults", "image-tls-canary"])
-def test_nginx_takes_the_proxys_configuration(case, tmp_path):
+@pytest.mark.parametrize("values", [*map(values_of, ("defaults", "image-tls-canary")), KEYS], ids=repr)
+def test_nginx_takes_the_proxys_configuration(values, tmp_path):
     """Debian's nginx is older than the ``resolve`` of an upstream's server, which is taken out for it."""
-    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin")
-    if nginx is None:
-        pytest.skip("needs nginx: apt install nginx-light")
-    text = render(values_of(case))["ConfigMap", "captions-proxy"]["data"]["nginx.conf"]
-    text = re.sub(r"server \S+:(\d+) resolve ", r"server 127.0.0.1:\1 ", text)
-    text = re.sub(r"resolver \S+ ", "resolver 127.0.0.1 ", text)
-    for mount in ("/certificate", "/client-ca"):
-        text = text.replace(mount, str(tmp_path))
-    (tmp_path / "nginx.conf").write_text(text)
-    make_certificate(tmp_path)
+    if NGINX is None:
+        pytest.skip(MISSING)
+    files = render(values)["ConfigMap", "captions-proxy"]["data"]
+    (tmp_path / "site").mkdir()
+    for name, text in files.items():
+        here = re.sub(r"server \S+:(\d+) resolve ", r"server 127.0.0.1:\1 ", text)
+        here = re.sub(r"resolver \S+ ", "resolver 127.0.0.1 ", here).replace("/tmp/", f"{tmp_path}/")
+        (tmp_path / name if name == "nginx.conf" else tmp_path / "site" / name).write_text(here)
+    make_certificate(tmp_path / "site")
+    if "keys.conf" not in files:
+        (tmp_path / "site/keys.conf").write_text('"a key" name;')
     result = subprocess.run(
-        [nginx, "-t", "-q", "-e", "stderr", "-c", tmp_path / "nginx.conf"],
+        [NGINX, "-t", "-q", "-e", "stderr", "-c", tmp_path / "nginx.conf"],
         capture_output=True,
         text=True,
         timeout=30,
@@ -131,9 +135,9 @@ def test_nginx_takes_the_proxys_configuration(case, tmp_path):
 
 def make_certificate(folder):
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=captions"]
-    files = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt"]
+    files = ["-keyout", folder / "server.key", "-out", folder / "server.crt"]
     subprocess.run([*command, *files], check=True, capture_output=True, timeout=60)
-    shutil.copy(folder / "tls.crt", folder / "ca.crt")
+    shutil.copy(folder / "server.crt", folder / "ca.crt")
 
 
 def test_every_value_set_is_valid_yaml_with_a_purpose():

@@ -4,6 +4,7 @@ import json
 import ssl
 import subprocess
 import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -98,7 +99,19 @@ def test_without_a_key_nobody_gets_in(closed, headers):
 
 def test_a_certificate_lets_in_and_a_strangers_does_not(closed):
     assert http(closed, INFER, IMAGE, RAW, tls(closed, "client"))[0] == 200
-    assert http(closed, INFER, IMAGE, RAW, tls(closed, "impostor"))[0] == 400
+    assert refusal(closed, INFER, IMAGE, RAW, tls(closed, "impostor")) == (401, "ACCESS_REFUSED")
+
+
+def test_a_certificate_can_be_asked_of_everybody(server, tmp_path):
+    proxy = ProxyProcess(tmp_path / "proxy", [server], site="tls")
+    certificates(proxy.site)
+    (proxy.site / "keys.conf").write_text('"key-of-ann" ann;\n')
+    asked = proxy.site / "client_certificates.conf"
+    asked.write_text(asked.read_text().replace("ssl_verify_client optional;", "ssl_verify_client on;"))
+    with proxy:
+        assert http(proxy, INFER, IMAGE, RAW, tls(proxy, "client"))[0] == 200
+        key = {**RAW, "X-API-Key": "key-of-ann"}
+        assert refusal(proxy, INFER, IMAGE, key, tls(proxy)) == (401, "ACCESS_REFUSED")
 
 
 def test_keys_and_tls_over_grpc(closed):
@@ -155,7 +168,17 @@ def test_without_a_server_the_caller_is_told_when_to_come_again(tmp_path):
     with ProxyProcess(tmp_path / "proxy", [nobody]) as proxy:
         status, headers, body = http(proxy, INFER, IMAGE, RAW)
         assert (status, headers["Retry-After"]) == (503, "1")
+        assert status_of(f"{proxy.health_url}/ready") == 502
+        assert status_of(f"{proxy.health_url}/alive") == 204
         assert json.loads(body)["error"].startswith("UNAVAILABLE: ")
         with pytest.raises(InferenceServerException, match="UNAVAILABLE: no server answers") as refused:
             over_grpc(proxy, MODEL, [IMAGE])
     assert refused.value.status() == "StatusCode.UNAVAILABLE"
+
+
+def status_of(url):
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code

@@ -1,141 +1,79 @@
-{{- define "ofa.nginx" -}}
+{{- /* The proxy's configuration is deploy/proxy, which files/proxy links to. What differs here is rendered: these files of
+       its folder site/, by name. */}}
+{{- define "ofa.proxySite" -}}
+{{- $proxy := .Values.proxy -}}
+{{- $site := ternary "tls" "plain" (ne $proxy.tls.secretName "") -}}
+{{- $callers := ternary "tls" "plain" (or (ne $proxy.keysSecret "") (ne $proxy.tls.clientCASecret "")) -}}
+listen_http.conf: |
+  {{- .Files.Get (printf "files/proxy/%s/listen_http.conf" $site) | nindent 2 }}
+listen_grpc.conf: |
+  {{- .Files.Get (printf "files/proxy/%s/listen_grpc.conf" $site) | nindent 2 }}
+callers.conf: |
+  {{- .Files.Get (printf "files/proxy/%s/callers.conf" $callers) | nindent 2 }}
+{{- if eq $site "tls" }}
+certificates.conf: |
+  {{- .Files.Get "files/proxy/tls/certificates.conf" | nindent 2 }}
+client_certificates.conf: |
+  {{- include "ofa.proxyClientCertificates" $proxy | nindent 2 }}
+{{- end }}
+limits.conf: |
+  {{- include "ofa.proxyLimits" $proxy | nindent 2 }}
+upstreams.conf: |
+  {{- include "ofa.proxyUpstreams" . | nindent 2 }}
+{{- if and (eq $callers "tls") (eq $proxy.keysSecret "") }}
+keys.conf: |
+  # Certificates are the only names.
+{{- end }}
+{{- end }}
+
+{{- define "ofa.proxyClientCertificates" -}}
+{{- if .tls.clientCASecret }}
+ssl_client_certificate site/ca.crt;
+{{- /* With keys as well, either is a name to call by. */}}
+ssl_verify_client {{ ternary "on" "optional" (eq .keysSecret "") }};
+{{- else }}
+ssl_verify_client off;
+{{- end }}
+{{- end }}
+
+{{- define "ofa.proxyLimits" -}}
+client_max_body_size {{ .maxBodySize }};
+
+limit_req_zone $share zone=rate:10m rate={{ .perCaller.requestsPerSecond }}r/s;
+limit_req zone=rate burst={{ mul 2 .perCaller.requestsPerSecond }} nodelay;
+limit_conn_zone $share zone=concurrency:10m;
+limit_conn concurrency {{ .perCaller.concurrent }};
+{{- end }}
+
+{{- define "ofa.proxyUpstreams" -}}
 {{- $proxy := .Values.proxy -}}
 {{- $domain := printf "%s.svc.%s" .Release.Namespace $proxy.clusterDomain -}}
-{{- $tls := ne $proxy.tls.secretName "" -}}
-# Balances request by request over the servers that the headless Service names, as they come and go.
+# The servers that the headless Services name, as they come and go.
 
-pid /tmp/nginx.pid;
-error_log /dev/stderr warn;
-worker_processes 2;
-worker_shutdown_timeout 70s;
+resolver {{ $proxy.resolver }} valid=5s ipv6=off;
+resolver_timeout 5s;
+{{- range $track := list "stable" "canary" }}
+{{- if or (eq $track "stable") $proxy.canary.release }}
+{{- $release := ternary $.Release.Name $proxy.canary.release (eq $track "stable") }}
+{{- range $kind, $port := dict "grpc" 8001 "http" 8000 }}
 
-events {
-    worker_connections 8192;
+upstream {{ $track }}_{{ $kind }} {
+    zone {{ $track }}_{{ $kind }} 256k;
+    least_conn;
+    server {{ $release }}-server.{{ $domain }}:{{ $port }} resolve max_fails=3 fail_timeout=5s;
+    keepalive 64;
 }
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if $proxy.canary.release }}
 
-http {
-    client_body_temp_path /tmp/body;
-    proxy_temp_path /tmp/proxy;
-    fastcgi_temp_path /tmp/fastcgi;
-    uwsgi_temp_path /tmp/uwsgi;
-    scgi_temp_path /tmp/scgi;
-
-    log_format json escape=json
-        '{"time":"$time_iso8601","request_id":"$request_id","remote":"$remote_addr","request":"$request",'
-        '"status":$status,"grpc_status":"$sent_http_grpc_status","bytes_in":$request_length,'
-        '"seconds":$request_time,"server":"$upstream_addr","server_seconds":"$upstream_response_time"}';
-    access_log /dev/stdout json;
-
-    server_tokens off;
-    client_max_body_size {{ $proxy.maxBodySize }};
-    client_header_timeout 10s;
-    client_body_timeout 10s;
-    send_timeout 10s;
-    large_client_header_buffers 4 8k;
-
-    resolver {{ $proxy.resolver }} valid=5s ipv6=off;
-    resolver_timeout 5s;
-
-    {{- range $track := list "stable" "canary" }}
-    {{- if or (eq $track "stable") $proxy.canary.release }}
-    {{- $release := ternary $.Release.Name $proxy.canary.release (eq $track "stable") }}
-    {{- range $kind, $port := dict "grpc" 8001 "http" 8000 }}
-
-    upstream {{ $track }}_{{ $kind }} {
-        zone {{ $track }}_{{ $kind }} 256k;
-        least_conn;
-        server {{ $release }}-server.{{ $domain }}:{{ $port }} resolve max_fails=3 fail_timeout=5s;
-        keepalive 64;
-    }
-    {{- end }}
-    {{- end }}
-    {{- end }}
-    {{- if $proxy.canary.release }}
-
-    split_clients $request_id $track {
-        {{ $proxy.canary.percent }}% canary;
-        * stable;
-    }
-    {{- else }}
-
-    map "" $track {
-        default stable;
-    }
-    {{- end }}
-    {{- if $tls }}
-
-    ssl_certificate /certificate/tls.crt;
-    ssl_certificate_key /certificate/tls.key;
-    ssl_protocols TLSv1.2 TLSv1.3;
-    ssl_session_cache shared:tls:8m;
-    {{- if $proxy.tls.clientCASecret }}
-    ssl_client_certificate /client-ca/ca.crt;
-    ssl_verify_client on;
-    {{- end }}
-    {{- end }}
-
-    server {
-        listen 8080{{ if $tls }} ssl{{ end }};
-
-        location ~ ^/v2/(health/(live|ready)|models/[A-Za-z0-9_-]+(/ready|/infer)?)$ {
-            # Compressed bodies could hold anything.
-            if ($http_content_encoding) {
-                return 415;
-            }
-            proxy_pass http://${track}_http;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header X-Request-Id $request_id;
-            proxy_connect_timeout 2s;
-            proxy_read_timeout 65s;
-            # A caption changes nothing on the server, so another one may be asked.
-            proxy_next_upstream error timeout http_503 non_idempotent;
-            proxy_next_upstream_tries 3;
-            proxy_next_upstream_timeout 10s;
-        }
-
-        location / {
-            return 404;
-        }
-    }
-
-    server {
-        listen 8081{{ if $tls }} ssl{{ end }} http2;
-
-        location ~ ^/inference\.GRPCInferenceService/(ModelInfer|ModelReady|ModelMetadata|ServerLive|ServerReady)$ {
-            grpc_pass grpc://${track}_grpc;
-            grpc_set_header X-Request-Id $request_id;
-            grpc_connect_timeout 2s;
-            grpc_read_timeout 65s;
-            grpc_next_upstream error timeout http_503 non_idempotent;
-            grpc_next_upstream_tries 3;
-            grpc_next_upstream_timeout 10s;
-        }
-
-        location / {
-            # In gRPC's words: unimplemented.
-            default_type application/grpc;
-            add_header grpc-status 12 always;
-            return 200;
-        }
-    }
-
-    server {
-        listen 8082;
-        access_log off;
-
-        # Whether this proxy has a server to send to.
-        location = /ready {
-            proxy_pass http://stable_http/v2/health/ready;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_connect_timeout 1s;
-            proxy_read_timeout 2s;
-        }
-
-        location = /alive {
-            return 204;
-        }
-    }
+split_clients $request_id $track {
+    {{ $proxy.canary.percent }}% canary;
+    * stable;
 }
+{{- else }}
+
+map "" $track { default stable; }
+{{- end }}
 {{- end }}
