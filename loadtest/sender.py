@@ -23,7 +23,7 @@ async def serve(url: str, model: str, timeout: float) -> None:
     mix = default_mix()
     reader = asyncio.StreamReader(limit=2**20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    async with AsyncCaptioner(url, model=model, timeout=timeout) as captioner:
+    async with AsyncCaptioner(url, model=model, timeout=timeout, retry=None) as captioner:
         known = await _known_captions(captioner, mix)
         _write({"ready": len(known)})
         async with asyncio.TaskGroup() as tasks:

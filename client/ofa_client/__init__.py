@@ -11,9 +11,11 @@ from ofa_client.errors import (
     CaptionServiceError,
     DeadlineExceededError,
     EmptyImageError,
+    ImageFetchError,
     ImageTooLargeError,
     InternalError,
     InvalidParameterError,
+    InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
     ServiceUnavailableError,
@@ -22,8 +24,10 @@ from ofa_client.errors import (
     UnsupportedFormatError,
 )
 from ofa_client.images import ImageSource
+from ofa_client.many import Outcome
 from ofa_client.options import SearchOptions
 from ofa_client.results import Caption
+from ofa_client.retry import Retry
 from ofa_client.sync import Captioner
 
 __all__ = [
@@ -34,12 +38,16 @@ __all__ = [
     "Captioner",
     "DeadlineExceededError",
     "EmptyImageError",
+    "ImageFetchError",
     "ImageSource",
     "ImageTooLargeError",
     "InternalError",
     "InvalidParameterError",
+    "InvalidRequestError",
     "ModelNotFoundError",
+    "Outcome",
     "OverloadedError",
+    "Retry",
     "SearchOptions",
     "ServiceUnavailableError",
     "TruncatedImageError",

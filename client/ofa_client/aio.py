@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import math
-import ssl
-from os import PathLike
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ofa_client import contract
+from ofa_client.connection import ConnectionSettings, FilePath
 from ofa_client.endpoint import Endpoint
-from ofa_client.errors import InvalidParameterError
-from ofa_client.images import ImageSource, read_image
+from ofa_client.errors import DeadlineExceededError, InvalidParameterError
+from ofa_client.images import ImageSource, is_url, read_image
+from ofa_client.many import DEFAULT_CONCURRENCY, Outcome, checked_concurrency, stream
 from ofa_client.options import SearchOptions, request_parameters
+from ofa_client.replicas import Replicas
 from ofa_client.results import Caption, read_captions, requested_outputs
+from ofa_client.retry import NO_RETRY, Retry, retrying
 from ofa_client.transport import InferRequest, Transport, transport_class
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from ofa_client.fetch import ImageFetcher
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds a request may take unless told otherwise."""
@@ -30,32 +36,57 @@ class AsyncCaptioner:
     """Captions images with an OFA captioning server; for one event loop, any number of tasks.
 
     Args:
-        url: ``grpc://host:port`` or ``http://host:port``; ``grpcs://`` or ``https://`` with TLS.
+        url: ``grpc://host:port`` or ``http://host:port``; ``grpcs://`` or ``https://`` with TLS. Several addresses
+            are replicas: they get requests in turn, and one that is away is left out for a while.
         model: the served model's name.
-        timeout: seconds a request may take, above 0 to 86400. The server is told, and stops working then.
+        timeout: seconds an image may take with all its attempts, above 0 to 86400. The server is told, and stops
+            working then.
+        retry: what is tried again, and when; None tries nothing again.
+        api_key: sent as ``Authorization: Bearer …``, for the proxy in front of the server.
+        headers: sent with every request; over gRPC as metadata.
         ca_file: PEM certificates to trust with TLS instead of the system's.
+        cert_file: this client's own PEM certificate, for a server that wants one (mutual TLS).
+        key_file: its private key, if that is not in ``cert_file``.
+        keep_alive: seconds of silence after which gRPC pings the server, at least 1; None never does. The server
+            has to allow as many pings (Triton: ``--grpc-http2-min-recv-ping-interval-without-data``).
+        public_urls_only: refuse image URLs whose address is not public; for services that caption what strangers
+            name.
 
     Raises:
-        ValueError: an address, a timeout or a certificate file that makes no sense.
-        OSError: the certificate file cannot be read.
+        ValueError: an address, a timeout, a header or a certificate file that makes no sense.
+        OSError: a certificate file cannot be read.
 
     Nothing is sent before the first caption.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         model: str = contract.MODEL,
         timeout: float = DEFAULT_TIMEOUT,
-        ca_file: str | PathLike[str] | None = None,
+        retry: Retry | None = Retry(),  # noqa: B008 - frozen
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        ca_file: FilePath | None = None,
+        cert_file: FilePath | None = None,
+        key_file: FilePath | None = None,
+        keep_alive: float | None = None,
+        public_urls_only: bool = False,
     ) -> None:
-        self._endpoint = Endpoint.parse(url)
+        urls = [url] if isinstance(url, str) else list(dict.fromkeys(url))
+        if not urls:
+            raise ValueError("at least one server's address is needed")
+        self._endpoints = [Endpoint.parse(one) for one in urls]
         self._model = model
         self._timeout = _checked_timeout(timeout)
-        self._ca_file = _checked_ca_file(ca_file)
-        self._transport_class = transport_class(self._endpoint)
-        self._transport: Transport | None = None
+        self._retry = retry or NO_RETRY
+        self._settings = ConnectionSettings.checked(ca_file, cert_file, key_file, headers, api_key, keep_alive)
+        self._public_urls_only = public_urls_only
+        for endpoint in self._endpoints:
+            transport_class(endpoint)  # loads the protocol now rather than while requests wait
+        self._replicas: Replicas | None = None
+        self._fetcher: ImageFetcher | None = None
         self._closed = False
 
     async def caption(
@@ -69,8 +100,9 @@ class AsyncCaptioner:
         """Return the best caption of an image.
 
         Args:
-            image: a path, an image file's bytes, a binary file, a Pillow image, or RGB uint8 [height, width, 3].
-            timeout: seconds, instead of the captioner's.
+            image: a path, an ``http://`` or ``https://`` URL (fetched by this client, in 20 seconds and 20 MiB at
+                most), an image file's bytes, a binary file, a Pillow image, or RGB uint8 [height, width, 3].
+            timeout: seconds, instead of the captioner's; what fetching or reading the image takes counts.
             details: ask for tokens, their log-probabilities and the time of each stage as well.
             **options: see :class:`~ofa_client.SearchOptions`.
 
@@ -79,8 +111,7 @@ class AsyncCaptioner:
             OSError: the image file cannot be read.
             TypeError, ValueError: not an image source, or a timeout out of range.
         """
-        if "num_captions" in options:
-            raise InvalidParameterError("num_captions is an option of captions(), caption() returns the best one")
+        _refuse_num_captions(options)
         return (await self.captions(image, num_captions=1, timeout=timeout, details=details, **options))[0]
 
     async def captions(
@@ -104,30 +135,101 @@ class AsyncCaptioner:
         Raises:
             CaptionServiceError, OSError, TypeError, ValueError: as for :meth:`caption`.
         """
-        data = image if isinstance(image, bytes) else await asyncio.to_thread(read_image, image)
-        request = InferRequest(
-            model=self._model,
-            image=data,
-            outputs=requested_outputs(details),
-            parameters=request_parameters({"num_captions": num_captions, **options}),
-            timeout=self._timeout if timeout is None else _checked_timeout(timeout),
-        )
-        return read_captions(await self._connected().infer(request), details)
+        seconds = self._timeout if timeout is None else _checked_timeout(timeout)
+        deadline = time.monotonic() + seconds
+        parameters = request_parameters({"num_captions": num_captions, **options})
+        replicas = self._connected()
+        data = await self._read(image, seconds)
 
-    def _connected(self) -> Transport:
-        """Open the transport at first use: it belongs to the event loop that runs then."""
+        async def send(attempt_timeout: float) -> list[Caption]:
+            request = InferRequest(self._model, data, requested_outputs(details), parameters, attempt_timeout)
+            return read_captions(await replicas.infer(request), details)
+
+        return await retrying(send, self._retry, deadline)
+
+    async def caption_many(
+        self,
+        images: Iterable[ImageSource] | AsyncIterable[ImageSource],
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        in_order: bool = True,
+        num_captions: int | None = 1,
+        timeout: float | None = None,
+        details: bool = False,
+        **options: Unpack[SearchOptions],
+    ) -> AsyncIterator[Outcome]:
+        """Caption any number of images with a set number in flight; one that fails does not end it.
+
+        At most twice ``concurrency`` images are held at a time: whoever is slow to take the outcomes slows the
+        requests. Ending the iteration early, with the generator's ``aclose()``, cancels what is in flight.
+
+        Args:
+            images: any iterable, read as room comes free. One that blocks, such as a generator that reads files,
+                blocks the event loop: give paths, or an asynchronous iterable. An array must stay as it is until
+                its caption is there.
+            concurrency: images in flight at most, at least 1.
+            in_order: in the order given; otherwise each as soon as it is there.
+            num_captions: captions an image; None is the checkpoint's default.
+            timeout: for each image, as for :meth:`caption`.
+            details: as for :meth:`caption`.
+            **options: as for :meth:`caption`.
+
+        Yields:
+            one :class:`Outcome` an image, with its captions or its error.
+
+        Raises:
+            ValueError: a concurrency or a timeout out of range.
+            InvalidParameterError: an option unknown, or of the wrong type.
+        """
+        self._check_many(concurrency, timeout, {"num_captions": num_captions, **options})
+
+        async def ask(image: ImageSource) -> list[Caption]:
+            return await self.captions(image, num_captions=num_captions, timeout=timeout, details=details, **options)
+
+        async for outcome in stream(ask, images, concurrency, in_order):
+            yield outcome
+
+    def _check_many(self, concurrency: int, timeout: float | None, options: Mapping[str, object]) -> None:
+        """Refuse at once what each image would be refused for."""
+        checked_concurrency(concurrency)
+        request_parameters(options)
+        if timeout is not None:
+            _checked_timeout(timeout)
+
+    async def _read(self, image: ImageSource, seconds: float) -> bytes:
+        if isinstance(image, bytes):
+            return image
+        if not is_url(image):
+            return await asyncio.to_thread(read_image, image)
+        if self._fetcher is None:
+            from ofa_client.fetch import ImageFetcher  # noqa: PLC0415 - loads aiohttp, which gRPC does without
+
+            self._fetcher = ImageFetcher(self._public_urls_only)
+        try:
+            return await asyncio.wait_for(self._fetcher.fetch(str(image)), seconds)
+        except asyncio.TimeoutError as error:
+            raise DeadlineExceededError(f"{image} was not fetched within {seconds:g} seconds") from error
+
+    def _connected(self) -> Replicas:
+        """Connect at first use: connections belong to the event loop that runs then."""
         if self._closed:
             raise RuntimeError("this captioner is closed")
-        if self._transport is None:
-            self._transport = self._transport_class(self._endpoint, self._ca_file)
-        return self._transport
+        if self._replicas is None:
+            self._replicas = Replicas(self._endpoints, self._open)
+        return self._replicas
+
+    def _open(self, endpoint: Endpoint) -> Transport:
+        return transport_class(endpoint)(endpoint, self._settings)
 
     async def close(self) -> None:
         """Close the connections; a second call does nothing."""
         self._closed = True
-        if self._transport is not None:
-            transport, self._transport = self._transport, None
-            await transport.close()
+        replicas, self._replicas = self._replicas, None
+        fetcher, self._fetcher = self._fetcher, None
+        if replicas is not None:
+            await replicas.close()
+        if fetcher is not None:
+            await fetcher.close()
 
     async def __aenter__(self) -> AsyncCaptioner:
         return self
@@ -138,17 +240,12 @@ class AsyncCaptioner:
         await self.close()
 
 
+def _refuse_num_captions(options: Mapping[str, object]) -> None:
+    if "num_captions" in options:
+        raise InvalidParameterError("num_captions is an option of captions(), caption() returns the best one")
+
+
 def _checked_timeout(seconds: float) -> float:
     if not (math.isfinite(seconds) and 0 < seconds <= _LONGEST_TIMEOUT):
         raise ValueError(f"a timeout is above 0 and at most {_LONGEST_TIMEOUT:g} seconds, not {seconds!r}")
     return float(seconds)
-
-
-def _checked_ca_file(path: str | PathLike[str] | None) -> str | PathLike[str] | None:
-    """Refuse a file without certificates here: later it would look like a server that cannot be reached."""
-    if path is not None:
-        try:
-            ssl.create_default_context(cafile=path)
-        except ssl.SSLError as error:
-            raise ValueError(f"{path} holds no PEM certificates") from error
-    return path

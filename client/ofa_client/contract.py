@@ -25,3 +25,10 @@ PAD = 1
 INTEGER_PARAMETERS = ("beam_size", "num_captions", "max_length", "min_length", "no_repeat_ngram_size")
 DECIMAL_PARAMETERS = ("length_penalty", "temperature", "unk_penalty")
 PARAMETERS = INTEGER_PARAMETERS + DECIMAL_PARAMETERS
+
+PRIORITY_CLASS = "priority_class"
+PRIORITY_CLASSES = ("interactive", "batch")
+"""Who waits where the server is full: ``batch``; without the parameter a request is ``interactive``."""
+
+MAX_IMAGE_BYTES = 20 * 2**20
+"""What the server takes as one image's file."""

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+_HINT = re.compile(r"try again in (\d+(?:\.\d+)?) s\b")
 
 
 class CaptionServiceError(Exception):
@@ -20,6 +23,12 @@ class CaptionServiceError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which the server said to come again, if it did."""
+        hint = _HINT.search(self.message)
+        return float(hint[1]) if hint else None
 
     def __str__(self) -> str:
         sentence = self.message.rstrip(".")
@@ -59,6 +68,20 @@ class InvalidParameterError(CaptionServiceError):
 
     code = "INVALID_PARAMETER"
     advice = "Correct the option, or leave it out for the checkpoint's default."
+
+
+class InvalidRequestError(CaptionServiceError):
+    """The front before the server does not take requests of this form."""
+
+    code = "INVALID_REQUEST"
+    advice = "Check that no program on the way changes or compresses requests."
+
+
+class ImageFetchError(CaptionServiceError):
+    """An image's URL gave no image file; this client fetches it, not the server."""
+
+    code = "FETCH_FAILED"
+    advice = "Open the URL in a browser, or download the image yourself."
 
 
 class DeadlineExceededError(CaptionServiceError):
@@ -123,4 +146,12 @@ SERVER_ERRORS: dict[str, type[CaptionServiceError]] = {
         InternalError,
     )
 }
-"""The contract's code words: what a server's message begins with."""
+"""The contract's code words: what the server's message begins with."""
+
+FRONT_ERRORS: dict[str, type[CaptionServiceError]] = {
+    "ACCESS_REFUSED": AccessRefusedError,
+    "INVALID_REQUEST": InvalidRequestError,
+    "NOT_FOUND": ModelNotFoundError,
+    "UNAVAILABLE": ServiceUnavailableError,
+}
+"""The code words of the proxy in front of the server, besides the contract's."""

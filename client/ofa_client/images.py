@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ImageSource = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, BinaryIO, "Image", np.ndarray]
-"""A path, an image file's bytes, a binary file, a Pillow image, or an RGB array uint8 [height, width, 3]."""
+"""A path, a URL, an image file's bytes, a binary file, a Pillow image, or RGB uint8 [height, width, 3]."""
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 _EXIF_ORIENTATION = 0x0112
+
+
+def is_url(source: object) -> bool:
+    """Tell whether an image source is the URL of an image, which :mod:`ofa_client.fetch` reads."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
 def read_image(source: ImageSource) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from ofa_client import contract
 from ofa_client.errors import InvalidParameterError
@@ -38,19 +38,32 @@ class SearchOptions(TypedDict, total=False):
     unk_penalty: float | None
     """0 to 100, taken off the unknown token's log-probability."""
 
+    priority_class: Literal["interactive", "batch"] | None
+    """``batch`` gives way to ``interactive``, which is the default, where the server is full."""
+
 
 def request_parameters(options: Mapping[str, object]) -> dict[str, str]:
-    """Write options as decimal strings: what every Triton client and both protocols carry alike.
+    """Write options as strings, numbers as decimals: what every Triton client and both protocols carry alike.
 
     Raises:
-        InvalidParameterError: an unknown name, or a value that is no number of the option's kind.
+        InvalidParameterError: an unknown name, or a value not of the option's kind.
     """
-    return {name: _decimal(name, value) for name, value in options.items() if value is not None}
+    return {name: _text(name, value) for name, value in options.items() if value is not None}
+
+
+def _text(name: str, value: object) -> str:
+    if name != contract.PRIORITY_CLASS:
+        return _decimal(name, value)
+    if value not in contract.PRIORITY_CLASSES:
+        raise InvalidParameterError(f"{name} must be {' or '.join(contract.PRIORITY_CLASSES)}, not {value!r}")
+    return str(value)
 
 
 def _decimal(name: str, value: Any) -> str:
     if name not in contract.PARAMETERS:
-        raise InvalidParameterError(f"{name} is not one of {', '.join(contract.PARAMETERS)}")
+        raise InvalidParameterError(
+            f"{name} is not one of {', '.join((*contract.PARAMETERS, contract.PRIORITY_CLASS))}"
+        )
     integer = name in contract.INTEGER_PARAMETERS
     try:
         if isinstance(value, (bool, str)):

@@ -6,16 +6,19 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Coroutine
-from os import PathLike
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ofa_client import contract
 from ofa_client.aio import DEFAULT_TIMEOUT, AsyncCaptioner
-from ofa_client.images import ImageSource, read_image
+from ofa_client.connection import FilePath
+from ofa_client.images import ImageSource, is_url, read_image
+from ofa_client.many import DEFAULT_CONCURRENCY, Outcome, outcome_of, pump
 from ofa_client.options import SearchOptions
 from ofa_client.results import Caption
+from ofa_client.retry import Retry
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -34,13 +37,32 @@ class Captioner:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         model: str = contract.MODEL,
         timeout: float = DEFAULT_TIMEOUT,
-        ca_file: str | PathLike[str] | None = None,
+        retry: Retry | None = Retry(),  # noqa: B008 - frozen
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        ca_file: FilePath | None = None,
+        cert_file: FilePath | None = None,
+        key_file: FilePath | None = None,
+        keep_alive: float | None = None,
+        public_urls_only: bool = False,
     ) -> None:
-        self._captioner = AsyncCaptioner(url, model=model, timeout=timeout, ca_file=ca_file)
+        self._captioner = AsyncCaptioner(
+            url,
+            model=model,
+            timeout=timeout,
+            retry=retry,
+            api_key=api_key,
+            headers=headers,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            keep_alive=keep_alive,
+            public_urls_only=public_urls_only,
+        )
         self._loop = _LoopThread()
         self._process = os.getpid()
         self._forgotten = weakref.finalize(self, self._loop.stop_soon, self._captioner)
@@ -55,7 +77,7 @@ class Captioner:
     ) -> Caption:
         """Return the best caption of an image; see :meth:`AsyncCaptioner.caption`."""
         self._check_usable()
-        data = read_image(image)
+        data = _read_here(image)
         return self._loop.run(self._captioner.caption(data, timeout=timeout, details=details, **options))
 
     def captions(
@@ -69,10 +91,42 @@ class Captioner:
     ) -> list[Caption]:
         """Return the ``num_captions`` best captions of an image, best first; see :meth:`AsyncCaptioner.captions`."""
         self._check_usable()
-        data = read_image(image)
+        data = _read_here(image)
         return self._loop.run(
             self._captioner.captions(data, num_captions=num_captions, timeout=timeout, details=details, **options)
         )
+
+    def caption_many(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        in_order: bool = True,
+        num_captions: int | None = 1,
+        timeout: float | None = None,
+        details: bool = False,
+        **options: Unpack[SearchOptions],
+    ) -> Iterator[Outcome]:
+        """Caption any number of images with a set number in flight; see :meth:`AsyncCaptioner.caption_many`.
+
+        The iterable is read in the caller's thread, the images themselves in others. Ending the iteration early
+        cancels what is in flight.
+        """
+        self._check_usable()
+        self._captioner._check_many(concurrency, timeout, {"num_captions": num_captions, **options})
+        limit = self._loop.run(_semaphore(concurrency))
+
+        async def ask(image: ImageSource) -> list[Caption]:
+            async with limit:
+                return await self._captioner.captions(
+                    image, num_captions=num_captions, timeout=timeout, details=details, **options
+                )
+
+        def submit(index: int, image: ImageSource) -> Future[Outcome]:
+            self._check_usable()
+            return self._loop.submit(outcome_of(ask, index, image))
+
+        return pump(submit, images, concurrency, in_order)
 
     def _check_usable(self) -> None:
         if not self._forgotten.alive:
@@ -95,6 +149,16 @@ class Captioner:
         self.close()
 
 
+async def _semaphore(value: int) -> asyncio.Semaphore:
+    """Make one in the loop that will use it: Python 3.9 binds it there and then."""
+    return asyncio.Semaphore(value)
+
+
+def _read_here(image: ImageSource) -> ImageSource:
+    """Read what belongs to the caller's thread; a URL is fetched by the other one."""
+    return image if is_url(image) else read_image(image)
+
+
 class _LoopThread:
     """An event loop that runs in a daemon thread."""
 
@@ -110,9 +174,13 @@ class _LoopThread:
         finally:
             self._loop.close()
 
+    def submit(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Start a coroutine."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine to its end; an interrupt (Ctrl-C) cancels it, and so the request."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future = self.submit(coroutine)
         try:
             return future.result()
         except BaseException:

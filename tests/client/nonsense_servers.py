@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager, suppress
+from typing import Union
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -15,9 +16,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 POLL_SECONDS = 0.1
 
 
+Answer = Union[bytes, None, Callable[[], bytes]]
+
+
 @contextmanager
-def http_server(answer: bytes | None, tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Answer every HTTP request with these raw bytes and hang up; with None, never."""
+def http_server(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Answer every HTTP request with these raw bytes, or what the function gives, and hang up; with None, never."""
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(POLL_SECONDS)
@@ -30,9 +34,7 @@ def http_server(answer: bytes | None, tls: ssl.SSLContext | None = None) -> Iter
             thread.join()
 
 
-def _serve_http(
-    listener: socket.socket, answer: bytes | None, tls: ssl.SSLContext | None, stop: threading.Event
-) -> None:
+def _serve_http(listener: socket.socket, answer: Answer, tls: ssl.SSLContext | None, stop: threading.Event) -> None:
     unanswered = []
     while not stop.is_set():
         try:
@@ -44,7 +46,8 @@ def _serve_http(
             unanswered.append(connection)
             continue
         with connection, suppress(OSError):  # a client that refuses the certificate hangs up first
-            _answer(tls.wrap_socket(connection, server_side=True) if tls else connection, answer)
+            stream = tls.wrap_socket(connection, server_side=True) if tls else connection
+            _answer(stream, answer() if callable(answer) else answer)
     for connection in unanswered:
         connection.close()
 
@@ -94,3 +97,32 @@ def one_caption(request, context):
         tensor.shape.extend([1, 1])
         response.raw_output_contents.append(raw)
     return response
+
+
+class InTurn:
+    """Behave as the first at the first request, as the second at the second, and then always as the last."""
+
+    def __init__(self, *behaviours):
+        self.behaviours = behaviours
+        self.requests = 0
+
+    def __call__(self, *arguments):
+        behave = self.behaviours[min(self.requests, len(self.behaviours) - 1)]
+        self.requests += 1
+        return behave(*arguments) if callable(behave) else behave
+
+
+def refuse(status, text):
+    """Answer gRPC with an error."""
+    return lambda request, context: context.abort(status, text)
+
+
+def http_answer(status, body, headers=""):
+    """Write an HTTP answer out."""
+    return f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n{headers}\r\n{body}".encode()
+
+
+JSON_CAPTION = (
+    '{"outputs": [{"name": "caption", "datatype": "BYTES", "shape": [1, 1], "data": ["a cat"]},'
+    ' {"name": "score", "datatype": "FP32", "shape": [1, 1], "data": [-0.5]}]}'
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import inspect
 import json
 import math
 import multiprocessing
@@ -66,10 +67,12 @@ def test_details_name_tokens_and_stages(captioner):
 
 
 def test_all_options_reach_the_server(captioner, script):
+    priority = {"priority_class": "batch"}
     integers = {"beam_size": 8, "max_length": 20, "min_length": 2, "no_repeat_ngram_size": 0}
     decimals = {"length_penalty": 0.5, "temperature": 1.25, "unk_penalty": 3}
-    [caption] = captioner.captions(script(echo=True), num_captions=4, **integers, **decimals)
+    [caption] = captioner.captions(script(echo=True), num_captions=4, **integers, **decimals, **priority)
     received = echoed(caption)["parameters"]
+    assert received.pop("priority_class") == "batch"
     assert {name: float(value) for name, value in received.items()} == {"num_captions": 4, **integers, **decimals}
 
 
@@ -91,15 +94,13 @@ def test_an_unknown_option_is_refused(captioner):
 
 def test_the_server_is_told_the_deadline(url, script):
     with Captioner(url, timeout=20) as captioner:
-        assert echoed(captioner.caption(script(echo=True)))["timeout_us"] == 20_000_000
-        assert echoed(captioner.caption(script(echo=True), timeout=1.5))["timeout_us"] == 1_500_000
+        assert 15_000_000 < echoed(captioner.caption(script(echo=True)))["timeout_us"] <= 20_000_000
+        assert 1_000_000 < echoed(captioner.caption(script(echo=True), timeout=5))["timeout_us"] <= 5_000_000
 
 
 def test_a_passed_deadline_is_an_error_and_the_next_request_works(captioner, script):
-    begin = time.monotonic()
-    with pytest.raises(DeadlineExceededError, match=r"gave no answer within 0\.3 seconds"):
+    with pytest.raises(DeadlineExceededError, match=r"gave no answer within 0\.\d+ seconds"):
         captioner.caption(script(delay_s=5), timeout=0.3)
-    assert time.monotonic() - begin < 2
     assert captioner.caption(b"an image").text == expected_text(b"an image")
 
 
@@ -118,6 +119,13 @@ def test_a_timeout_that_makes_no_sense_is_refused(url, timeout):
         Captioner(url, timeout=timeout)
     with Captioner(url) as captioner, pytest.raises(ValueError, match="a timeout is above 0"):
         captioner.caption(b"an image", timeout=timeout)
+
+
+def test_both_captioners_take_the_same_arguments():
+    for name in ("__init__", "caption", "captions", "caption_many"):
+        plain, asynchronous = (inspect.signature(getattr(kind, name)) for kind in (Captioner, AsyncCaptioner))
+        same = {key: value.replace(annotation=None) for key, value in plain.parameters.items()}
+        assert same == {key: value.replace(annotation=None) for key, value in asynchronous.parameters.items()}
 
 
 def test_threads_share_a_captioner(captioner):

@@ -8,17 +8,13 @@ import grpc
 import pytest
 from ofa_client import Captioner, errors
 
-from nonsense_servers import grpc_server, http_server, one_caption
+from nonsense_servers import grpc_server, http_answer, http_server, one_caption, refuse
 
 IMAGE = b"an image"
 
 
-def http_answer(status, body, headers=""):
-    return f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n{headers}\r\n{body}".encode()
-
-
 def caption(url, **settings):
-    with Captioner(url, **{"timeout": 5, **settings}) as captioner:
+    with Captioner(url, **{"timeout": 5, "retry": None, **settings}) as captioner:
         return captioner.caption(IMAGE)
 
 
@@ -100,10 +96,6 @@ def test_a_restricted_http_api_is_no_outage():
     refusal = '{"error":"This API is restricted, expecting header \'key\'"}'
     with http_server(http_answer("403 Forbidden", refusal)) as url, pytest.raises(errors.AccessRefusedError):
         caption(url)
-
-
-def refuse(status, text):
-    return lambda request, context: context.abort(status, text)
 
 
 def test_a_restricted_grpc_protocol_is_no_outage():
@@ -202,7 +194,7 @@ def test_grpc_spoken_to_an_http_port(scripted):
 
 def test_a_server_that_comes_back_is_used_again():
     with grpc_server(one_caption) as url:
-        captioner = Captioner(url, timeout=5)
+        captioner = Captioner(url, timeout=5, retry=None)
         assert captioner.caption(IMAGE).text == "a cat"
     with captioner:
         with pytest.raises(errors.ServiceUnavailableError):

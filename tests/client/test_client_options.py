@@ -50,3 +50,9 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 @pytest.mark.parametrize("value", [math.nan, math.inf, 10**30])
 def test_ranges_are_the_servers_to_judge(value):
     assert "temperature" in request_parameters({"temperature": value})
+
+
+def test_the_class_of_a_request_is_one_of_two_words():
+    assert request_parameters({"priority_class": "batch"}) == {"priority_class": "batch"}
+    with pytest.raises(InvalidParameterError, match="must be interactive or batch, not 'urgent'"):
+        request_parameters({"priority_class": "urgent"})

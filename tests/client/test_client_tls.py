@@ -5,17 +5,13 @@ from __future__ import annotations
 import shutil
 import ssl
 import subprocess
+from contextlib import contextmanager
 
 import grpc
 import pytest
 from ofa_client import Captioner, ServiceUnavailableError
 
-from nonsense_servers import grpc_server, http_server, one_caption
-
-JSON_ANSWER = (
-    '{"outputs": [{"name": "caption", "datatype": "BYTES", "shape": [1, 1], "data": ["a cat"]},'
-    ' {"name": "score", "datatype": "FP32", "shape": [1, 1], "data": [-0.5]}]}'
-)
+from nonsense_servers import JSON_CAPTION, grpc_server, http_answer, http_server, one_caption
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
 
@@ -31,18 +27,33 @@ def certificate(tmp_path_factory):
     return folder / "certificate.pem", folder / "key.pem"
 
 
-@pytest.fixture(params=["grpcs", "https"])
-def secure_url(request, certificate):
+@contextmanager
+def secure_server(scheme, certificate, mutual=False):
+    """Serve a cat with TLS; with ``mutual``, only to a client that shows the same certificate."""
     chain, key = certificate
-    if request.param == "grpcs":
-        credentials = grpc.ssl_server_credentials([(key.read_bytes(), chain.read_bytes())])
+    if scheme == "grpcs":
+        pair = (key.read_bytes(), chain.read_bytes())
+        credentials = grpc.ssl_server_credentials([pair], chain.read_bytes() if mutual else None, mutual)
         with grpc_server(one_caption, tls=credentials) as url:
             yield url
         return
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(chain, key)
-    answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(JSON_ANSWER)}\r\n\r\n{JSON_ANSWER}".encode()
-    with http_server(answer, context) as url:
+    if mutual:
+        context.load_verify_locations(chain)
+        context.verify_mode = ssl.CERT_REQUIRED
+    with http_server(http_answer("200 OK", JSON_CAPTION), context) as url:
+        yield url
+
+
+@pytest.fixture(params=["grpcs", "https"])
+def scheme(request):
+    return request.param
+
+
+@pytest.fixture
+def secure_url(scheme, certificate):
+    with secure_server(scheme, certificate) as url:
         yield url
 
 
@@ -52,8 +63,25 @@ def test_a_trusted_server_captions(secure_url, certificate):
 
 
 def test_an_unknown_certificate_is_refused(secure_url):
-    with Captioner(secure_url) as captioner, pytest.raises(ServiceUnavailableError):
+    with Captioner(secure_url, retry=None) as captioner, pytest.raises(ServiceUnavailableError):
         captioner.caption(b"an image")
+
+
+def test_a_server_that_wants_a_certificate_gets_it(scheme, certificate):
+    chain, key = certificate
+    with secure_server(scheme, certificate, mutual=True) as url:
+        with Captioner(url, ca_file=chain, cert_file=chain, key_file=key) as captioner:
+            assert captioner.caption(b"an image").text == "a cat"
+        with Captioner(url, ca_file=chain, retry=None) as captioner, pytest.raises(ServiceUnavailableError):
+            captioner.caption(b"an image")
+
+
+def test_a_key_of_another_certificate_is_refused_at_once(certificate):
+    chain, _ = certificate
+    with pytest.raises(ValueError, match="no PEM certificate and its key"):
+        Captioner("grpcs://127.0.0.1", cert_file=chain)
+    with pytest.raises(ValueError, match="key_file is the key of a cert_file"):
+        Captioner("grpcs://127.0.0.1", key_file=chain)
 
 
 def test_a_file_without_certificates_is_refused_at_once(tmp_path):

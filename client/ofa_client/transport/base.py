@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from ofa_client import contract
+from ofa_client.connection import ConnectionSettings
 from ofa_client.endpoint import Endpoint
 from ofa_client.errors import UnexpectedResponseError
 
@@ -33,13 +33,10 @@ class InferRequest:
 
 
 class Transport(ABC):
-    """Sends requests over one protocol. Bound to the event loop that runs when it is made.
-
-    ``ca_file`` holds the PEM certificates to trust for TLS instead of the system's.
-    """
+    """Sends requests over one protocol. Bound to the event loop that runs when it is made."""
 
     @abstractmethod
-    def __init__(self, endpoint: Endpoint, ca_file: str | PathLike[str] | None = None) -> None: ...
+    def __init__(self, endpoint: Endpoint, settings: ConnectionSettings) -> None: ...
 
     @abstractmethod
     async def infer(self, request: InferRequest) -> dict[str, np.ndarray]:

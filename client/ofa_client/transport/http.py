@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
-from os import PathLike
 
 import aiohttp
 import numpy as np
@@ -13,6 +11,7 @@ import tritonclient.http as protocol
 from tritonclient.http.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from ofa_client.connection import ConnectionSettings
 from ofa_client.endpoint import Endpoint
 from ofa_client.errors import UnexpectedResponseError
 from ofa_client.transport.base import InferRequest, Transport, infer_arguments, read_tensors
@@ -24,21 +23,24 @@ _NO_LIMIT = 0
 class HttpTransport(Transport):
     """A pool of HTTP connections, as many as there are requests at once."""
 
-    def __init__(self, endpoint: Endpoint, ca_file: str | PathLike[str] | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, settings: ConnectionSettings) -> None:
         self._server = str(endpoint)
+        self._headers = settings.headers
         self._client = InferenceServerClient(
             endpoint.address,
             conn_limit=_NO_LIMIT,
             conn_timeout=None,  # each request has its own
             ssl=endpoint.secure,
-            ssl_context=ssl.create_default_context(cafile=ca_file) if endpoint.secure else False,
+            ssl_context=settings.ssl_context() if endpoint.secure else False,
         )
 
     async def infer(self, request: InferRequest) -> dict[str, np.ndarray]:
         """See :class:`~ofa_client.transport.base.Transport`; past the deadline the connection is closed."""
         try:
             arguments = infer_arguments(protocol, request)
-            result = await asyncio.wait_for(self._client.infer(**arguments), request.timeout)
+            result = await asyncio.wait_for(
+                self._client.infer(**arguments, headers=dict(self._headers)), request.timeout
+            )
         except asyncio.TimeoutError as error:
             raise deadline_exceeded(request, self._server) from error
         except InferenceServerException as error:

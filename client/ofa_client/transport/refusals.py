@@ -10,7 +10,8 @@ from ofa_client.transport.base import InferRequest
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 """What Triton puts before some of its own messages."""
 
-_CODED = re.compile(rf"^({'|'.join(errors.SERVER_ERRORS)}): (.*)", re.DOTALL)
+_CODES = {**errors.SERVER_ERRORS, **errors.FRONT_ERRORS}
+_CODED = re.compile(rf"^({'|'.join(_CODES)}): (.*)", re.DOTALL)
 
 _TRITON_TEXTS: tuple[tuple[str, type[errors.CaptionServiceError]], ...] = (
     ("exceeds maximum queue size", errors.OverloadedError),
@@ -55,7 +56,7 @@ def refusal(status: str | None, text: object, server: str) -> errors.CaptionServ
     sentence = _REQUEST_ID.sub("", str(text or "").strip())
     coded = _CODED.match(sentence)
     if coded:
-        return errors.SERVER_ERRORS[coded[1]](_one_line(coded[2]))
+        return _CODES[coded[1]](_one_line(coded[2]))
     for known, error in _TRITON_TEXTS:
         if known in sentence.lower():
             return error(_one_line(sentence))
@@ -74,7 +75,7 @@ def unreachable(server: str, reason: object) -> errors.ServiceUnavailableError:
 
 def deadline_exceeded(request: InferRequest, server: str) -> errors.DeadlineExceededError:
     """Say that the client's own deadline has passed."""
-    return errors.DeadlineExceededError(f"{server} gave no answer within {request.timeout:g} seconds")
+    return errors.DeadlineExceededError(f"{server} gave no answer within {request.timeout:.3g} seconds")
 
 
 def _one_line(text: str) -> str:

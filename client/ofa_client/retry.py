@@ -1,0 +1,87 @@
+"""What is tried again, how often and when.
+
+A caption changes nothing on the server, so another try is safe wherever the first one cannot have been the image's or
+the caller's fault. A deadline that passed is not tried again: the same work would take the same time once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Callable, TypeVar
+
+from ofa_client.errors import CaptionServiceError, InternalError, OverloadedError, ServiceUnavailableError
+
+_T = TypeVar("_T")
+
+_TRANSIENT = (OverloadedError, ServiceUnavailableError)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How a request is tried again that met a full or missing server, within its ``timeout``.
+
+    Pauses are drawn at random from 0 to a bound that doubles, after what the server itself asked for. An ``INTERNAL``
+    error is tried once more, because the image may have shared a server's death with the one that caused it.
+
+    Raises:
+        ValueError: no attempt, or a pause that is no number of seconds.
+    """
+
+    attempts: int = 5
+    """Requests sent for an image at most, the first one included."""
+
+    first_pause: float = 0.1
+    """Seconds that the first pause may last."""
+
+    longest_pause: float = 5.0
+    """Seconds that any pause may last, besides what the server asks for."""
+
+    attempt_timeout: float | None = None
+    """Seconds that each attempt may take; None gives each what is left of the request's ``timeout``."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be at least 1, not {self.attempts}")
+        if not 0 <= self.first_pause <= self.longest_pause:
+            raise ValueError("a retry's pauses must be 0 <= first_pause <= longest_pause")
+        if self.attempt_timeout is not None and not self.attempt_timeout > 0:
+            raise ValueError(f"attempt_timeout must be above 0, not {self.attempt_timeout}")
+
+    def allows(self, error: CaptionServiceError, attempt: int) -> bool:
+        """Tell whether to try again after ``attempt`` (1 for the first) met this error."""
+        if isinstance(error, InternalError):
+            return attempt < min(self.attempts, 2)
+        return isinstance(error, _TRANSIENT) and attempt < self.attempts
+
+    def pause(self, error: CaptionServiceError, attempt: int) -> float:
+        """Draw the seconds to wait after ``attempt``; random, so that clients do not come back all at once."""
+        bound = min(self.first_pause * 2 ** min(attempt - 1, 60), self.longest_pause)
+        return (error.retry_after or 0) + random.uniform(0, bound)
+
+
+NO_RETRY = Retry(attempts=1)
+
+
+async def retrying(send: Callable[[float], Awaitable[_T]], policy: Retry, deadline: float) -> _T:
+    """Await ``send(timeout)`` until it succeeds, or the policy or the deadline (``time.monotonic()``) ends it.
+
+    Raises:
+        CaptionServiceError: the last attempt's; it is raised at once where the next pause would pass the deadline.
+    """
+    attempt = 0
+    while True:
+        attempt += 1
+        left = max(deadline - time.monotonic(), 1e-3)
+        try:
+            return await send(min(left, policy.attempt_timeout or left))
+        except CaptionServiceError as error:
+            if not policy.allows(error, attempt):
+                raise
+            pause = policy.pause(error, attempt)
+            if time.monotonic() + pause >= deadline:
+                raise
+        await asyncio.sleep(pause)

@@ -1,0 +1,184 @@
+"""``caption_many``: a set number in flight, in order or as completed, and no more read than asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import uuid
+
+import pytest
+from ofa_client import AsyncCaptioner, Captioner, InvalidParameterError, Retry, TruncatedImageError
+
+from nonsense_servers import grpc_server, one_caption
+
+
+@pytest.fixture(params=["plain", "asyncio"])
+def many(request, url):
+    """All outcomes of ``caption_many``, of either captioner."""
+
+    def plain(images, **options):
+        with Captioner(url) as captioner:
+            return list(captioner.caption_many(images, **options))
+
+    def asynchronous(images, **options):
+        async def run():
+            async with AsyncCaptioner(url) as captioner:
+                return [outcome async for outcome in captioner.caption_many(images, **options)]
+
+        return asyncio.run(run())
+
+    return plain if request.param == "plain" else asynchronous
+
+
+def texts(outcomes):
+    return [outcome.caption.text for outcome in outcomes]
+
+
+def test_outcomes_come_in_order_whichever_is_done_first(many, script):
+    images = [script(captions=[str(i)], delay_s=0.3 - i / 20) for i in range(6)]
+    outcomes = many(images, concurrency=3)
+    assert texts(outcomes) == [str(i) for i in range(6)]
+    assert [(outcome.index, outcome.image) for outcome in outcomes] == list(enumerate(images))
+
+
+def test_outcomes_come_as_completed_where_order_does_not_matter(many, script):
+    images = [script(captions=["slow"], delay_s=1), *[script(captions=[str(i)]) for i in range(5)]]
+    outcomes = many(images, concurrency=2, in_order=False)
+    assert texts(outcomes)[-1] == "slow"
+    assert sorted(outcome.index for outcome in outcomes) == list(range(6))
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_the_requests_in_flight_are_bounded_and_used(many, script, concurrency, in_order):
+    group = str(uuid.uuid4())
+    outcomes = many([script(echo=True, group=group, delay_s=0.1)] * 12, concurrency=concurrency, in_order=in_order)
+    assert max(json.loads(text)["in_flight"] for text in texts(outcomes)) == concurrency
+
+
+def test_an_image_that_fails_does_not_end_it(many, script, tmp_path):
+    bad = script(error="TRUNCATED_IMAGE: it ends early")
+    good, truncated, missing, nothing = many([b"an image", bad, tmp_path / "missing.jpg", object()])
+    assert good.error is None
+    assert isinstance(truncated.error, TruncatedImageError)
+    assert isinstance(missing.error, FileNotFoundError)
+    assert isinstance(nothing.error, TypeError)
+    assert truncated.captions == ()
+    with pytest.raises(TruncatedImageError):
+        _ = truncated.caption
+
+
+def test_options_are_those_of_captions(many):
+    [outcome] = many([b"an image"], num_captions=3, details=True)
+    assert len(outcome.captions) == 3
+    assert outcome.caption.timing_ms
+
+
+def test_nothing_gives_nothing(many):
+    assert many([]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error"), [({"concurrency": 0}, ValueError), ({"beams": 3}, InvalidParameterError)]
+)
+def test_what_all_would_be_refused_for_is_refused_at_once(many, options, error):
+    with pytest.raises(error):
+        many([b"an image"], **options)
+
+
+class Counted:
+    """A thousand images that count how many were taken."""
+
+    def __init__(self):
+        self.taken = 0
+
+    def __iter__(self):
+        for i in range(1000):
+            self.taken += 1
+            yield f"image {i}".encode()
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_a_slow_consumer_slows_the_reading(scripted, in_order):
+    images = Counted()
+    with Captioner(scripted.grpc) as captioner:
+        outcomes = captioner.caption_many(images, concurrency=4, in_order=in_order)
+        assert images.taken == 0
+        for consumed in range(1, 50):
+            next(outcomes)
+            assert images.taken <= consumed + 2 * 4
+        outcomes.close()
+
+
+def test_a_slow_asynchronous_consumer_slows_the_reading(scripted):
+    async def run():
+        images = Counted()
+        async with AsyncCaptioner(scripted.grpc) as captioner:
+            consumed = 0
+            outcomes = captioner.caption_many(images, concurrency=4)
+            async for _ in outcomes:
+                consumed += 1
+                assert images.taken <= consumed + 2 * 4
+                await asyncio.sleep(0.001)
+                if consumed == 50:
+                    break
+            await outcomes.aclose()
+            assert images.taken < 60
+
+    asyncio.run(run())
+
+
+def test_an_asynchronous_iterable_is_read_as_well(scripted, script):
+    async def images():
+        for i in range(5):
+            await asyncio.sleep(0)
+            yield script(captions=[str(i)])
+
+    async def run():
+        async with AsyncCaptioner(scripted.grpc) as captioner:
+            return [outcome.caption.text async for outcome in captioner.caption_many(images())]
+
+    assert asyncio.run(run()) == list("01234")
+
+
+def test_ending_early_cancels_what_is_in_flight(scripted, script):
+    with Captioner(scripted.grpc) as captioner:
+
+        def cancelled():
+            return json.loads(captioner.caption(script(echo=True)).text)["cancelled"]
+
+        before = cancelled()
+        outcomes = captioner.caption_many([b"an image", *[script(delay_s=1)] * 3], concurrency=4)
+        next(outcomes)
+        outcomes.close()
+        while cancelled() < before + 3:
+            pass
+
+
+def test_an_error_of_the_iterable_itself_is_the_callers(many):
+    def images():
+        yield b"an image"
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        many(images())
+
+
+def test_overload_is_weathered(url):
+    """More in flight than the server takes: the retries have every image captioned in the end."""
+    with Captioner(url, model="narrow", retry=Retry(attempts=1000, longest_pause=0.5)) as captioner:
+        outcomes = list(captioner.caption_many([b"an image"] * 6, concurrency=4))
+    assert [outcome.error for outcome in outcomes] == [None] * 6
+
+
+def test_results_that_are_gone_are_not_kept():
+    """Objects alive do not grow with the images captioned."""
+    with grpc_server(one_caption) as url, Captioner(url) as captioner:
+        alive = []
+        for outcome in captioner.caption_many((b"an image" for _ in range(2000)), in_order=False):
+            if outcome.index in (500, 1900):
+                del outcome
+                gc.collect()
+                alive.append(len(gc.get_objects()))
+    assert abs(alive[1] - alive[0]) < 1000
