@@ -68,9 +68,9 @@ def test_a_replica_that_comes_back_is_used_again(count):
 
 
 def test_when_all_are_away_the_error_says_so(closed_port):
-    with Captioner([f"grpc://127.0.0.1:{closed_port}", f"http://127.0.0.1:{closed_port}"]) as captioner:
-        with pytest.raises(errors.ServiceUnavailableError):
-            captioner.caption(IMAGE)
+    urls = [f"grpc://127.0.0.1:{closed_port}", f"http://127.0.0.1:{closed_port}"]
+    with Captioner(urls) as captioner, pytest.raises(errors.ServiceUnavailableError):
+        captioner.caption(IMAGE)
 
 
 def test_no_address_at_all_is_refused():
@@ -79,9 +79,9 @@ def test_no_address_at_all_is_refused():
 
 
 def test_the_key_and_the_headers_travel(count):
-    with grpc_server(count.named("a")) as url:
-        with Captioner(url, api_key="s3cret", headers={"X-Tenant": "blue"}) as captioner:
-            captioner.caption(IMAGE)
+    secrets = {"api_key": "s3cret", "headers": {"X-Tenant": "blue"}}
+    with grpc_server(count.named("a")) as url, Captioner(url, **secrets) as captioner:
+        captioner.caption(IMAGE)
     assert count.metadata["authorization"] == "Bearer s3cret"
     assert count.metadata["x-tenant"] == "blue"
 
