@@ -13,6 +13,8 @@ from ofa_serving.contract import DEFAULT_NAME
 
 from .artifact import build_artifact
 from .checkpoint import CheckpointError, load_checkpoint
+from .commands import evaluate
+from .commands.errors import EXPECTED
 from .plans import PlanError, load_tensorrt
 from .repository import Serving
 
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(arguments)
     try:
         flags.run(flags)
-    except (CheckpointError, PlanError, UsageError, OSError) as error:
+    except (CheckpointError, PlanError, UsageError, OSError, *EXPECTED) as error:
         log.error("ofa-build: %s", " ".join(str(error).split()))
         return 1
     return 0
@@ -53,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--engine", choices=PRECISIONS, default="onnxruntime")
     build.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     build.add_argument("--precision", choices=("fp32", "bf16", "fp16", "int8"), default="fp32")
+    for command in (evaluate,):
+        command.add(commands)
     return parser
 
 

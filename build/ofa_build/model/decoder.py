@@ -41,14 +41,21 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor, states: Tensor, source_positions: Tensor) -> Tensor:
         """Logits [B, T, V] after each of the tokens [B, T], for states [B, N, d] and their positions [N, d]."""
+        return self.decode(tokens, self.cross_keys_values(states), source_positions)
+
+    def cross_keys_values(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Every layer's keys and values [B, H, N, d / H] of the encoder's states [B, N, d]."""
+        return [layer.cross_attn.keys_values(states) for layer in self.layers]
+
+    def decode(self, tokens: Tensor, cross: list[tuple[Tensor, Tensor]], source_positions: Tensor) -> Tensor:
+        """Logits [B, T, V] after each of the tokens [B, T], for every layer's ``cross`` keys and values."""
         length = tokens.shape[1]
         causal = torch.full((length, length), float("-inf"), device=tokens.device).triu(1)
         positions = torch.arange(length, device=tokens.device)
         absolute, cross_bias = self.self_bias(length) + causal, self.cross_bias(length, source_positions)
         x = self.dropout(self.embed(self.embed_tokens(tokens), positions))
-        for index, layer in enumerate(self.layers):
-            cross = layer.cross_attn.keys_values(states)
-            x = layer(x, absolute + self.relative_bias(index, length), cross, cross_bias)
+        for index, (layer, keys_values) in enumerate(zip(self.layers, cross, strict=True)):
+            x = layer(x, absolute + self.relative_bias(index, length), keys_values, cross_bias)
         return self.logits(x)
 
     def embed(self, embedded: Tensor, positions: Tensor) -> Tensor:

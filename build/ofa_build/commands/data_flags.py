@@ -1,0 +1,46 @@
+"""The flags that say which data a command reads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..data import DataError, open_data
+from ..data.records import DEFAULT_MAX_BAD
+from ..data.sources import CaptionData, CaptionStream
+
+KINDS = "COCO or Karpathy .json, OFA .tsv, .jsonl, .csv, a folder that holds one, or a quoted pattern of shards"
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`open_flagged` reads."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--images", type=Path, metavar="DIR", help="where file names start (default: beside their file)")
+    data.add_argument(
+        "--columns", type=_column, action="append", default=[], metavar="KEY=NAME",
+        help="image=NAME or caption=NAME, where a table's columns have unusual names",
+    )  # fmt: skip
+    data.add_argument("--max-bad-records", type=int, default=DEFAULT_MAX_BAD, metavar="N", help="default %(default)s")
+
+
+def open_flagged(
+    flags: argparse.Namespace, source: str, split: str | None = None, streaming: bool = False
+) -> CaptionData | CaptionStream:
+    """Open data as the flags say."""
+    return open_data(source, split=split, streaming=streaming, **data_options(flags))
+
+
+def data_options(flags: argparse.Namespace) -> dict[str, Any]:
+    """Give the flags as :func:`~ofa_build.data.open_data` takes them."""
+    columns = dict(flags.columns) or None
+    if flags.max_bad_records < 0:
+        raise DataError("--max-bad-records is 0 or more")
+    return {"images": flags.images, "columns": columns, "max_bad": flags.max_bad_records}
+
+
+def _column(text: str) -> tuple[str, str]:
+    key, equals, name = text.partition("=")
+    if not equals or key not in ("image", "caption") or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not image=NAME or caption=NAME")
+    return key, name

@@ -1,0 +1,247 @@
+"""Records to batches: the same examples in the same order, whatever the number of processes and workers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from ofa_serving.contract import CaptionError
+from ofa_serving.images import load_pixels
+from ofa_serving.tokenizer import Tokenizer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from .captions import encode_target
+from .records import BadRecords, DataError, Record
+from .sources import CaptionData, CaptionStream
+
+_GREY = 127
+_SHUFFLE_BUFFER = 1000
+"""Records of a stream among which the next is drawn."""
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """Examples that are learned from together.
+
+    A batch of which nothing could be used has one grey picture and a target of padding alone, so that every process
+    can still take its part in the update; ``keys`` is then empty.
+
+    Attributes:
+        pixels: uint8 [B, S, S, 3], RGB.
+        targets: int64 [B, T], tokens with the end of sentence, padded.
+        keys: each example's record and caption number.
+        references: each example's captions, all of its image's.
+        bad: names and reasons of the records that could not be used.
+    """
+
+    pixels: Tensor
+    targets: Tensor
+    keys: tuple[tuple[int, int], ...]
+    references: tuple[tuple[str, ...], ...]
+    bad: tuple[tuple[str, str], ...]
+
+    @property
+    def images(self) -> int:
+        """How many examples count."""
+        return len(self.keys)
+
+    def to(self, device: torch.device) -> Self:
+        """Move the tensors."""
+        pixels, targets = self.pixels.to(device, non_blocking=True), self.targets.to(device, non_blocking=True)
+        return replace(self, pixels=pixels, targets=targets)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a record becomes an example of a checkpoint."""
+
+    tokenizer: Tokenizer
+    image_size: int
+    max_words: int
+    max_tokens: int
+    caption_prefix: str = ""
+
+    def example(self, record: Record, key: tuple[int, int]) -> tuple[Any, ...]:
+        """Give pixels, target, key and references, or the record's name and what is wrong with it."""
+        try:
+            pixels = load_pixels(record.read(), self.image_size)
+        except (CaptionError, DataError, OSError) as error:
+            return record.name, str(error)
+        caption = record.captions[key[1]]
+        target = encode_target(self.tokenizer, caption, self.max_words, self.max_tokens, self.caption_prefix)
+        return pixels, target, key, record.captions
+
+    def collate(self, examples: Sequence[tuple[Any, ...]], more_bad: Sequence[tuple[str, str]] = ()) -> CaptionBatch:
+        """Put examples together."""
+        good = [example for example in examples if len(example) == 4]
+        bad = [*more_bad, *(example for example in examples if len(example) == 2)]
+        if not good:
+            grey = torch.full((1, self.image_size, self.image_size, 3), _GREY, dtype=torch.uint8)
+            return CaptionBatch(grey, torch.full((1, 1), self.tokenizer.special.pad), (), (), tuple(bad))
+        pixels, targets, keys, references = zip(*good, strict=True)
+        padded = torch.full((len(good), max(map(len, targets))), self.tokenizer.special.pad)
+        for row, target in zip(padded, targets, strict=True):
+            row[: len(target)] = torch.tensor(target)
+        return CaptionBatch(torch.from_numpy(np.stack(pixels)), padded, keys, references, tuple(bad))
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every update's examples a process takes, and in how many steps."""
+
+    batch_size: int
+    accumulation: int = 1
+    rank: int = 0
+    processes: int = 1
+
+    @property
+    def global_size(self) -> int:
+        """Examples of one update."""
+        return self.batch_size * self.accumulation * self.processes
+
+    def of(self, examples: Sequence[Any]) -> list[list[Any]]:
+        """Give this process's ``accumulation`` batches of an update's examples, the last ones possibly empty."""
+        start = self.rank * self.batch_size * self.accumulation
+        starts = range(start, start + self.batch_size * self.accumulation, self.batch_size)
+        return [list(examples[first : first + self.batch_size]) for first in starts]
+
+
+class Batches:
+    """What a training run reads: for every update, this process's batches.
+
+    Args:
+        data: the records; a stream has no epochs.
+        encoding: how they become examples.
+        share: this process's part.
+        per_image: one example an image with all its captions, instead of one a caption.
+        seed: of the order.
+        workers: processes that decode images; 0 decodes in this one.
+
+    """
+
+    def __init__(
+        self,
+        data: CaptionData | CaptionStream,
+        encoding: Encoding,
+        share: Share,
+        *,
+        per_image: bool = False,
+        seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        self.data, self.encoding, self.share = data, encoding, share
+        self.seed, self.workers, self.per_image = seed, workers, per_image
+        self._keys = _example_keys(data.records, per_image) if isinstance(data, CaptionData) else None
+
+    @property
+    def bad(self) -> BadRecords:
+        """The account of what was skipped."""
+        return self.data.bad
+
+    @property
+    def updates_per_epoch(self) -> int | None:
+        """Updates that see every example once; None for a stream."""
+        return None if self._keys is None else -(-len(self._keys) // self.share.global_size)
+
+    def updates(self, first: int, last: int) -> Iterator[list[CaptionBatch]]:
+        """Give the batches of updates number ``first`` to ``last`` (not included), counting from 0.
+
+        Raises:
+            DataError: when too many records are bad.
+
+        """
+        batches = iter(self._loader(first, last))
+        for _ in range(first, last):
+            update = list(itertools.islice(batches, self.share.accumulation))
+            if len(update) < self.share.accumulation:
+                raise DataError("the stream has no record that can be used")
+            for name, reason in itertools.chain.from_iterable(batch.bad for batch in update):
+                self.bad.add(name, reason)
+            yield update
+
+    def _loader(self, first: int, last: int) -> DataLoader:
+        common = {"num_workers": self.workers, "prefetch_factor": 4 if self.workers else None}
+        if self._keys is None:
+            stream = _StreamedBatches(self, first, last)
+            return DataLoader(stream, batch_size=None, **common)
+        order = itertools.chain.from_iterable(self.share.of(self._keys_of(update)) for update in range(first, last))
+        examples = _Examples(self.data.records, self.encoding)
+        return DataLoader(examples, batch_sampler=list(order), collate_fn=self.encoding.collate, **common)
+
+    def _keys_of(self, update: int) -> list[tuple[int, int]]:
+        """Give the examples of an update; an epoch's last one may have fewer."""
+        epoch, place = divmod(update, self.updates_per_epoch)
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self._keys))
+        size = self.share.global_size
+        return [self._keys[index] for index in self._order[place * size : (place + 1) * size]]
+
+
+def _example_keys(records: Sequence[Record], per_image: bool) -> list[tuple[int, int]]:
+    counts = (1 if per_image else len(record.captions) for record in records)
+    return [(number, caption) for number, count in enumerate(counts) for caption in range(count)]
+
+
+class _Examples(Dataset):
+    def __init__(self, records: Sequence[Record], encoding: Encoding) -> None:
+        self._records, self._encoding = records, encoding
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
+        return self._encoding.example(self._records[key[0]], key)
+
+
+class _StreamedBatches(IterableDataset):
+    """Reads the stream from its beginning and leaves out what earlier updates and other workers have."""
+
+    def __init__(self, batches: Batches, first: int, last: int) -> None:
+        self._batches, self._first, self._last = batches, first, last
+
+    def __iter__(self) -> Iterator[CaptionBatch]:
+        worker = get_worker_info()
+        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        share, encoding = self._batches.share, self._batches.encoding
+        bad = self._batches.bad
+        if worker:
+            bad.limit = len(bad) + (1 << 30)  # the main process counts
+        counted = set(bad.reasons)
+        step = 0
+        examples = self._examples()
+        for update in range(self._last):
+            together = list(itertools.islice(examples, share.global_size))
+            if update < self._first:
+                continue
+            for batch in share.of(together) if len(together) == share.global_size else ():
+                if step % workers == number:
+                    news = [(name, why) for name, why in bad.reasons.items() if name not in counted]
+                    counted.update(bad.reasons)
+                    yield encoding.collate([encoding.example(record, key) for record, key in batch], news)
+                step += 1
+
+    def _examples(self) -> Iterator[tuple[Record, tuple[int, int]]]:
+        """Repeat the stream, each time in another order; nothing is left out between two rounds."""
+        for epoch in itertools.count():
+            rng, is_empty = np.random.default_rng((self._batches.seed, epoch)), True
+            for number, record in _shuffled(enumerate(self._batches.data.open()), rng):
+                captions = 1 if self._batches.per_image else len(record.captions)
+                yield from ((record, (number, caption)) for caption in range(captions))
+                is_empty = False
+            if is_empty:
+                return
+
+
+def _shuffled(records: Iterator[Any], rng: np.random.Generator) -> Iterator[Any]:
+    """Draw each next one from among those that wait."""
+    waiting: list[Any] = []
+    for record in records:
+        waiting.append(record)
+        if len(waiting) == _SHUFFLE_BUFFER:
+            index = int(rng.integers(len(waiting)))
+            waiting[index], waiting[-1] = waiting[-1], waiting[index]
+            yield waiting.pop()
+    yield from (waiting[index] for index in rng.permutation(len(waiting)))

@@ -1,0 +1,199 @@
+"""COCO's caption metrics, computed by ``pycocoevalcap``: its scores are the ones that papers report."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Texts = Mapping[str, Sequence[str]]
+"""Captions by the image's key."""
+
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
+_BLEU = METRICS[:4]
+_SPICE_LIBRARIES = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+
+
+class MetricError(RuntimeError):
+    """A metric cannot be computed here; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What captions are worth.
+
+    Attributes:
+        overall: each metric over all images; BLEU, METEOR, ROUGE-L and SPICE run to 1, CIDEr to 10.
+        each: for the metrics that have one, each image's own value, in the order of ``keys``.
+        keys: the images.
+        absent: metrics that were asked for and could not be computed, and why.
+    """
+
+    overall: Mapping[str, float]
+    each: Mapping[str, Sequence[float]]
+    keys: Sequence[str]
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+def score(references: Texts, captions: Mapping[str, str], metrics: Sequence[str] = METRICS) -> Scores:
+    """Compare one caption an image with its references.
+
+    Texts go through COCO's tokenizer, which runs in Java, and lose their punctuation and case.
+
+    Args:
+        references: one or more captions of each image.
+        captions: the caption to judge; the same images.
+        metrics: which of :data:`METRICS`.
+
+    Raises:
+        MetricError: if pycocoevalcap or Java is not installed.
+        ValueError: if the images differ, or there are none.
+
+    """
+    _check(references, captions, metrics)
+    tokenized = tokenize({**{f"r{key}": texts for key, texts in references.items()}, **_single("c", captions)})
+    wanted = {key: tokenized[f"r{key}"] for key in references}
+    given = {key: tokenized[f"c{key}"] for key in references}
+    return score_tokenized(wanted, given, metrics)
+
+
+def score_tokenized(references: Texts, captions: Texts, metrics: Sequence[str] = METRICS) -> Scores:
+    """Compare texts that are tokenized already: words between single blanks, each caption in a list of its own."""
+    overall: dict[str, float] = {}
+    each: dict[str, Sequence[float]] = {}
+    absent: dict[str, str] = {}
+    for names, scorer in _SCORERS.items():
+        if not set(names) & set(metrics):
+            continue
+        try:
+            with _quiet():
+                totals, singles = scorer(references, captions)
+        except MetricError as error:
+            absent |= dict.fromkeys(names, str(error))
+            continue
+        for name, total, values in zip(names, totals, singles, strict=True):
+            if name in metrics:
+                overall[name], each[name] = float(total), [float(value) for value in values]
+    return Scores(overall, each, list(references), absent)
+
+
+def tokenize(texts: Texts) -> dict[str, list[str]]:
+    """Split texts into lower-case words without punctuation, as COCO's evaluation does, in Java."""
+    tokenizer = _module("tokenizer.ptbtokenizer").PTBTokenizer()
+    _need_java("COCO's tokenizer")
+    # An empty line would be lost between the tokenizer's output and the images; a full stop is dropped like it.
+    captions = {key: [{"caption": _line(text)} for text in own] for key, own in texts.items()}
+    try:
+        with _quiet():
+            tokenized = tokenizer.tokenize(captions)
+    except OSError as error:
+        raise MetricError(f"COCO's tokenizer cannot run: {error.strerror}") from error
+    if {key: len(own) for key, own in tokenized.items()} != {key: len(own) for key, own in texts.items()}:
+        raise MetricError("COCO's tokenizer ended early; does Java have enough memory?")
+    return tokenized
+
+
+def tokenize_simply(texts: Texts) -> dict[str, list[str]]:
+    """Split texts without Java: lower case, no ASCII punctuation. For a training run's own CIDEr."""
+    drop = {ord(mark): " " for mark in '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'} | {ord("'"): None}
+    return {key: [" ".join(text.lower().translate(drop).split()) for text in own] for key, own in texts.items()}
+
+
+def cider(references: Texts, captions: Mapping[str, str]) -> float:
+    """Give CIDEr, in hundreds as papers write it, with COCO's tokenizer if Java is installed."""
+    split = tokenize if shutil.which("java") else tokenize_simply
+    wanted, given = split(references), split(_single("", captions))
+    return 100 * score_tokenized(wanted, given, ["CIDEr"]).overall["CIDEr"]
+
+
+def _check(references: Texts, captions: Mapping[str, str], metrics: Sequence[str]) -> None:
+    if not references or set(references) != set(captions):
+        raise ValueError("captions and references must be of the same images, one or more")
+    unknown = set(metrics) - set(METRICS)
+    if unknown:
+        raise ValueError(f"{min(unknown)} is no metric; there are {', '.join(METRICS)}")
+
+
+def _single(prefix: str, captions: Mapping[str, str]) -> dict[str, list[str]]:
+    return {f"{prefix}{key}": [caption] for key, caption in captions.items()}
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()) or "."
+
+
+def _bleu(references: Texts, captions: Texts) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
+    return _module("bleu.bleu").Bleu(4).compute_score(references, captions, verbose=0)
+
+
+def _meteor(references: Texts, captions: Texts) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
+    meteor = _module("meteor.meteor")
+    _need_java("METEOR")
+    total, values = meteor.Meteor().compute_score(references, captions)
+    return [total], [values]
+
+
+def _rouge(references: Texts, captions: Texts) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
+    total, values = _module("rouge.rouge").Rouge().compute_score(references, captions)
+    return [total], [values]
+
+
+def _cider(references: Texts, captions: Texts) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
+    total, values = _module("cider.cider").Cider().compute_score(references, captions)
+    return [total], [values]
+
+
+def _spice(references: Texts, captions: Texts) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
+    spice = _module("spice.spice")
+    _need_java("SPICE")
+    libraries = Path(spice.__file__).parent / "lib"
+    if not all((libraries / name).is_file() for name in _SPICE_LIBRARIES):
+        raise MetricError(
+            "SPICE needs Stanford CoreNLP 3.6.0, which pycocoevalcap does not carry: "
+            "run python -m pycocoevalcap.spice.get_stanford_models where there is a network"
+        )
+    total, values = spice.Spice().compute_score(references, captions)
+    return [total], [[value["All"]["f"] for value in values]]
+
+
+_SCORERS: Mapping[tuple[str, ...], Callable[[Texts, Texts], Any]] = {
+    _BLEU: _bleu,
+    ("METEOR",): _meteor,
+    ("ROUGE-L",): _rouge,
+    ("CIDEr",): _cider,
+    ("SPICE",): _spice,
+}
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(f"pycocoevalcap.{name}")
+    except ImportError as error:
+        raise MetricError("pycocoevalcap is not installed: install ofa-triton[train]") from error
+
+
+def _need_java(what: str) -> None:
+    if shutil.which("java") is None:
+        raise MetricError(f"{what} runs in Java, which is not installed")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Swallow what the metrics and their Java programs print, and numpy's warnings of what is nought."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), np.errstate(all="ignore"):
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

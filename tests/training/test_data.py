@@ -1,0 +1,235 @@
+"""Captioned images in every format are the same records; what is bad is counted, named and skipped."""
+
+import io
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+from captioned import EXAMPLES, NAMES, both, write_coco, write_csv, write_jsonl, write_karpathy, write_tsv
+from ofa_build.checkpoint import load_checkpoint
+from ofa_build.data import BadRecords, DataError, open_data
+from ofa_build.data.batches import Batches, Encoding, Share
+from ofa_build.data.captions import encode_target, normalise
+from PIL import Image
+from small_checkpoints import golden_checkpoint
+
+IMAGES = EXAMPLES / "images"
+WRITERS = {"coco": write_coco, "karpathy": write_karpathy, "tsv": write_tsv, "jsonl": write_jsonl}
+
+
+def captions_of(data) -> list[tuple[str, ...]]:
+    return [record.captions for record in data.records]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_format_gives_the_same_records(tmp_path, kind):
+    data = open_data(WRITERS[kind](tmp_path), images=None if kind == "tsv" else IMAGES)
+    assert captions_of(data) == [tuple(both(name)) for name in NAMES]
+    assert [record.read() for record in data.records] == [(IMAGES / name).read_bytes() for name in NAMES]
+    assert len(data.bad) == 0
+
+
+def test_a_csv_has_one_caption_a_row(tmp_path):
+    data = open_data(write_csv(tmp_path, columns=("picture", "said")), images=IMAGES,
+                     columns={"image": "picture", "caption": "said"})  # fmt: skip
+    assert captions_of(data) == [(text,) for name in NAMES for text in both(name)]
+
+
+def test_a_folder_is_its_images_and_its_table(tmp_path):
+    for name in NAMES:
+        shutil.copy(IMAGES / name, tmp_path)
+    write_jsonl(tmp_path)
+    data = open_data(tmp_path)
+    assert [record.name for record in data.records] == list(NAMES)
+    assert data.records[2].read() == (IMAGES / NAMES[2]).read_bytes()
+
+
+def test_a_pattern_joins_shards(tmp_path):
+    write_tsv(tmp_path, NAMES[:3], "train-0.tsv")
+    write_tsv(tmp_path, NAMES[3:], "train-1.tsv")
+    assert captions_of(open_data(tmp_path / "train-*.tsv")) == [tuple(both(name)) for name in NAMES]
+
+
+def test_karpathys_training_split_has_cocos_remaining_images(tmp_path):
+    path = write_karpathy(tmp_path)
+    assert captions_of(open_data(path, images=IMAGES, split="train")) == [tuple(both(name)) for name in NAMES[:2]]
+    assert captions_of(open_data(path, images=IMAGES, split="test")) == [tuple(both(NAMES[3]))]
+    with pytest.raises(DataError, match="no split dev; there are train, val, test"):
+        open_data(path, split="dev")
+
+
+IMAGE_COLUMN = {
+    "paths": lambda name: str(IMAGES / name),
+    "bytes": lambda name: (IMAGES / name).read_bytes(),
+    "pictures": lambda name: Image.open(IMAGES / name),
+    "arrays": lambda name: np.asarray(Image.open(IMAGES / name).convert("RGB")),
+    "as datasets has undecoded images": lambda name: {"bytes": (IMAGES / name).read_bytes(), "path": None},
+}
+
+
+@pytest.mark.parametrize("kind", IMAGE_COLUMN)
+def test_rows_of_an_object_are_records_by_a_column_map(kind):
+    rows = [{"picture": IMAGE_COLUMN[kind](name), "text": both(name)[0], "id": 1} for name in NAMES]
+    data = open_data(rows, columns={"image": "picture", "caption": "text"})
+    assert captions_of(data) == [(both(name)[0],) for name in NAMES]
+    for record, name in zip(data.records, NAMES, strict=True):
+        seen = np.asarray(Image.open(io.BytesIO(record.read())).convert("RGB"))
+        np.testing.assert_array_equal(seen, np.asarray(Image.open(IMAGES / name).convert("RGB")))
+
+
+BAD_LINES = {
+    '{"image": "none.png", "caption": "a cat"}': "the image file is missing",
+    '{"image": "owl.png"}': "the row has no caption",
+    '{"caption": "a cat"}': "the row has no image",
+    '{"image": "owl.png", "caption": "  "}': "the caption is empty",
+    '{"image": "owl.png", "caption": 3}': "the caption is not a text",
+    '{"image": 7, "caption": "a cat"}': "the image is of type int",
+    '{"image": "owl.png", "cap': "the line is not a JSON object",
+    "[1, 2]": "the line is not a JSON object",
+    '{"image": "captions.jsonl", "caption": "no image at all"}': "UNSUPPORTED_FORMAT",
+    '{"image": "cut.jpg", "caption": "a cut image"}': "TRUNCATED_IMAGE",
+}
+
+
+@pytest.fixture
+def bad_folder(tmp_path):
+    for name in NAMES:
+        shutil.copy(IMAGES / name, tmp_path)
+    (tmp_path / "cut.jpg").write_bytes((IMAGES / "gift.jpg").read_bytes()[:4000])
+    good = write_jsonl(tmp_path).read_text()
+    (tmp_path / "captions.jsonl").write_text(good + "\n".join(BAD_LINES))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def encoding():
+    checkpoint = load_checkpoint(golden_checkpoint())
+    return Encoding(checkpoint.tokenizer, image_size=32, max_words=20, max_tokens=64)
+
+
+def test_bad_records_are_counted_named_and_skipped(bad_folder, encoding):
+    data = open_data(bad_folder)
+    batches = Batches(data, encoding, Share(batch_size=4))
+    seen = [key for (batch,) in batches.updates(0, batches.updates_per_epoch) for key in batch.keys]
+    assert sorted(seen) == [(record, caption) for record in range(4) for caption in range(2)]
+    assert len(data.bad) == len(BAD_LINES)
+    for reason, words in zip(sorted(data.bad.reasons.values()), sorted(BAD_LINES.values()), strict=True):
+        assert reason.startswith(words)
+    assert "captions.jsonl:6 (the row has no caption)" in data.bad.summary()
+    list(batches.updates(0, batches.updates_per_epoch))
+    assert len(data.bad) == len(BAD_LINES)  # each counts once, however often it is met
+
+
+def test_too_many_bad_records_stop_the_run(bad_folder, encoding):
+    with pytest.raises(DataError, match=r"more than 3 records are bad: captions.jsonl:6 \(the row has no caption\);"):
+        open_data(bad_folder, max_bad=3)
+    data = open_data(bad_folder, max_bad=len(BAD_LINES) - 1)
+    batches = Batches(data, encoding, Share(batch_size=4))
+    with pytest.raises(DataError, match=f"more than {len(BAD_LINES) - 1} records are bad"):
+        list(batches.updates(0, batches.updates_per_epoch))
+
+
+UNUSABLE = {
+    "nothing there": (lambda folder: folder / "none.json", "there is no data at"),
+    "a folder without a table": (lambda folder: folder, "has none of captions.jsonl"),
+    "another kind of file": (lambda folder: _write(folder / "a.txt", "x"), "a.txt is not .json, .jsonl, .csv or .tsv"),
+    "JSON of something else": (lambda folder: _write(folder / "a.json", "{}"), "a.json has no list of images"),
+    "no JSON": (lambda folder: _write(folder / "a.json", "{"), "a.json is not JSON"),
+    "a missing column": (lambda folder: write_csv(folder, columns=("file_name", "said")), "has no column caption or"),
+    "a short row": (lambda folder: _write(folder / "a.tsv", "1\t2\ta cat\n"), "the row has 3 columns, not 5"),
+}
+
+
+def _write(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(("make", "words"), UNUSABLE.values(), ids=UNUSABLE)
+def test_data_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, make, words):
+    with pytest.raises(DataError) as refusal:
+        open_data(make(tmp_path))
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"has no column label; it has file_name, caption"):
+        open_data(write_csv(tmp_path), columns={"caption": "label"})
+    with pytest.raises(DataError, match="a column map has image and caption, not picture"):
+        open_data([], columns={"picture": "image"})
+
+
+def test_an_annotation_of_no_image_is_bad(tmp_path):
+    path = write_coco(tmp_path)
+    content = json.loads(path.read_text())
+    content["annotations"] += [{"id": 90, "image_id": 5, "caption": "x"}, {"id": 91, "image_id": 10}]
+    path.write_text(json.dumps(content))
+    data = open_data(path, images=IMAGES)
+    assert data.bad.reasons == {"annotation 90": "there is no image 5", "annotation 91": "it has no caption"}
+
+
+def test_captions_are_normalised_as_modelscopes_trainer_does():
+    assert normalise(" A dog's  ball, \n(red)!  ", max_words=20) == "A dogs ball red"
+    assert normalise("one two three four", max_words=3) == "one two three"
+
+
+def test_a_target_is_the_captions_tokens_and_the_end():
+    tokenizer = load_checkpoint(golden_checkpoint()).tokenizer
+    target = encode_target(tokenizer, "The image.", 20, 64)
+    assert target == [*tokenizer.encode("The image"), tokenizer.special.eos]
+    assert encode_target(tokenizer, "The image.", 20, 3) == [*tokenizer.encode("The image")[:3], tokenizer.special.eos]
+    prefixed = encode_target(tokenizer, "The image.", 20, 64, prefix=" ")
+    assert prefixed == [*tokenizer.encode(" The image"), tokenizer.special.eos] != target
+
+
+def keys_by_update(batches, first, last):
+    return [[key for batch in update for key in batch.keys] for update in batches.updates(first, last)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_processes_workers_and_resumption_do_not_change_what_an_update_sees(tmp_path, encoding, streaming):
+    source = write_tsv(tmp_path, NAMES + tuple(name for name in sorted(p.name for p in IMAGES.iterdir())))
+
+    def batches(**options):
+        workers = options.pop("workers", 0)
+        return Batches(open_data(source, streaming=streaming), encoding, Share(**options), seed=5, workers=workers)
+
+    whole = keys_by_update(batches(batch_size=8), 0, 6)
+    assert len(set(map(tuple, whole))) == 6
+    halves = [keys_by_update(batches(batch_size=2, accumulation=2, processes=2, rank=rank), 0, 6) for rank in (0, 1)]
+    assert [one + other for one, other in zip(*halves, strict=True)] == whole
+    assert keys_by_update(batches(batch_size=8), 4, 6) == whole[4:]
+    assert keys_by_update(batches(batch_size=4, accumulation=2, workers=2), 0, 6) == whole
+
+
+def test_an_epoch_shows_every_example_once_in_a_new_order(tmp_path, encoding):
+    batches = Batches(open_data(write_tsv(tmp_path)), encoding, Share(batch_size=3))
+    assert batches.updates_per_epoch == 3
+    epochs = [list(itertools.chain(*keys_by_update(batches, 3 * epoch, 3 * epoch + 3))) for epoch in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == [(record, caption) for record in range(4) for caption in range(2)]
+    assert epochs[0] != epochs[1]
+
+
+def test_a_share_without_examples_still_has_a_batch_that_counts_for_nothing(tmp_path, encoding):
+    batches = Batches(open_data(write_tsv(tmp_path, NAMES[:1])), encoding, Share(batch_size=2, processes=2, rank=1))
+    ((batch,),) = batches.updates(0, 1)
+    assert batch.images == 0
+    assert batch.pixels.shape == (1, 32, 32, 3)
+    assert (batch.targets == encoding.tokenizer.special.pad).all()
+
+
+def test_bad_records_of_a_stream_are_counted_by_the_main_process(bad_folder, encoding):
+    data = open_data(bad_folder, streaming=True)
+    batches = Batches(data, encoding, Share(batch_size=5), workers=2)
+    list(batches.updates(0, 4))
+    assert len(data.bad) == len(BAD_LINES)
+
+
+def test_the_account_names_five_and_counts_the_rest():
+    bad = BadRecords()
+    for number in range(7):
+        bad.add(f"n{number}", "why")
+    assert bad.summary() == "n0 (why); n1 (why); n2 (why); n3 (why); n4 (why) and 2 more"

@@ -1,0 +1,178 @@
+"""The metrics are pycocoevalcap's; an evaluation reports scores, speed and what was skipped, by torch or as served."""
+
+import html
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from captioned import CAPTIONS, EXAMPLES, NAMES, both, write_coco, write_jsonl
+from cases import CASES
+from ofa_build.checkpoint import load_checkpoint
+from ofa_build.cli import main
+from ofa_build.data import open_data
+from ofa_build.evaluation import metrics
+from ofa_build.evaluation.captioners import ServedCaptioner, ServerError, TorchCaptioner
+from ofa_build.evaluation.search import normalise_pixels, search_captions
+from ofa_serving.images import load_pixels
+
+CHECKPOINT = EXAMPLES.parent / "checkpoints" / "emoji"
+REFERENCES = {str(number): both(name) for number, name in enumerate(NAMES)}
+PERFECT = {str(number): CAPTIONS[name] for number, name in enumerate(NAMES)}
+JUDGED = {"0": PERFECT["1"], "1": "an owl", "2": PERFECT["2"], "3": ""}
+
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="COCO's tokenizer and METEOR run in Java")
+
+
+@pytest.fixture(scope="module")
+def cococap():
+    return pytest.importorskip("pycocoevalcap", reason="the train extra is not installed")
+
+
+@pytest.fixture(scope="module")
+def scored(cococap):
+    """Wrong captions, a perfect one and an empty one; METEOR takes long to start."""
+    return metrics.score(REFERENCES, JUDGED)
+
+
+@needs_java
+def test_scores_are_pycocoevalcaps_own_on_a_coco_file(scored, tmp_path):
+    from pycocoevalcap.eval import Bleu, Cider, Meteor, PTBTokenizer, Rouge
+    from pycocotools.coco import COCO
+
+    coco = COCO(str(write_coco(tmp_path)))
+    tokenizer = PTBTokenizer()
+    wanted = tokenizer.tokenize({image: coco.imgToAnns[image] for image in coco.getImgIds()})
+    given = {image: [{"caption": JUDGED[str(number)]}] for number, image in enumerate(coco.getImgIds())}
+    given = tokenizer.tokenize(given)
+    bleu, bleus = Bleu(4).compute_score(wanted, given, verbose=0)
+    assert [scored.overall[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == bleu
+    assert scored.each["BLEU-4"] == bleus[3]
+    for name, scorer in (("METEOR", Meteor()), ("ROUGE-L", Rouge()), ("CIDEr", Cider())):
+        total, each = scorer.compute_score(wanted, given)
+        assert scored.overall[name] == total
+        np.testing.assert_array_equal(scored.each[name], each)
+
+
+@needs_java
+def test_perfect_and_empty_captions_have_the_known_scores(scored):
+    names = [name for name in metrics.METRICS if name not in ("METEOR", "SPICE")]
+    alone = {key: references[:1] for key, references in REFERENCES.items()}
+    perfect = metrics.score(alone, PERFECT, names).overall
+    assert [perfect[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx([1, 1, 1, 1])
+    assert perfect["ROUGE-L"] == pytest.approx(1)
+    assert perfect["CIDEr"] == pytest.approx(10)
+    empty = metrics.score(alone, dict.fromkeys(PERFECT, ""), names).overall
+    assert {round(value, 9) for value in empty.values()} == {0}
+    assert scored.each["METEOR"][2:] == pytest.approx([1, 0])
+
+
+@needs_java
+def test_spice_says_what_it_lacks_or_is_computed(cococap):
+    scored = metrics.score(REFERENCES, PERFECT, ["SPICE"])
+    assert scored.overall.get("SPICE") == pytest.approx(1) or "Stanford CoreNLP 3.6.0" in scored.absent["SPICE"]
+
+
+def test_the_tokenizer_without_java_agrees_on_plain_captions(cococap):
+    assert metrics.tokenize_simply({"a": ["A dog's ball, (red) -- on one table."]}) == {
+        "a": ["a dogs ball red on one table"]
+    }
+    if shutil.which("java"):
+        assert metrics.tokenize_simply(REFERENCES) == metrics.tokenize(REFERENCES)
+
+
+def test_other_images_and_unknown_metrics_are_refused():
+    with pytest.raises(ValueError, match="of the same images"):
+        metrics.score(REFERENCES, {"0": "a cat"})
+    with pytest.raises(ValueError, match="WER is no metric"):
+        metrics.score(REFERENCES, PERFECT, ["WER"])
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[2]], ids=lambda case: case.name)
+def test_captions_by_torch_are_the_golden_hypotheses(case):
+    checkpoint = load_checkpoint(case.checkpoint)
+    captioner = TorchCaptioner.load(checkpoint, torch.device("cpu"))
+    pixels = np.stack([load_pixels(image, checkpoint.settings.patch_image_size) for image in case.images])
+    prompt = torch.tensor(checkpoint.tokenizer.encode_prompt(checkpoint.settings.prompt))
+    normalised = normalise_pixels(torch.from_numpy(pixels), checkpoint.settings)
+    np.testing.assert_allclose(normalised.numpy(), case.tensors["pixels"], atol=1e-6)
+    settings, recorded = case.searches[1]
+    found = search_captions(captioner.model, normalised, prompt, settings, checkpoint.tokenizer.special)
+    for hypotheses, wanted in zip(found, recorded, strict=True):
+        assert [h.tokens.tolist() for h in hypotheses] == [w["tokens"] for w in wanted]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four images, of which the third has a wrong caption, and a record without an image."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in NAMES:
+        shutil.copy(EXAMPLES / "images" / name, folder)
+    lines = write_jsonl(folder).read_text().splitlines()
+    lines[2] = json.dumps({"image": NAMES[2], "captions": ["a <b>green</b> book"]})
+    (folder / "captions.jsonl").write_text("\n".join([*lines, '{"image": "none.png", "caption": "nothing"}']))
+    return folder
+
+
+def check_report(out, title):
+    report = json.loads((out / "scores.json").read_text())
+    assert report["title"] == title
+    assert report["images"] == 4
+    assert report["exact"] == 0.75
+    assert report["skipped"] == {"none.png": "the image file is missing"}
+    assert report["captions_per_second"] > 0
+    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
+    assert [one["caption"] for one in report["captions"]] == [CAPTIONS[name] for name in NAMES]
+    assert report["scores"]["CIDEr"] == pytest.approx(np.mean([one["scores"]["CIDEr"] for one in report["captions"]]))
+    (row,) = [line for line in (out / "scores.md").read_text().splitlines() if line.startswith(f"| {title}")]
+    assert f"| {100 * report['scores']['CIDEr']:.1f} |" in row
+    assert "| 75.0 % |" in row
+    page = (out / "report.html").read_text()
+    shown = [html.unescape(text) for text in re.findall("<strong>(.*?)</strong>", page)]
+    assert shown[0] == CAPTIONS[NAMES[2]]  # worst first
+    assert set(shown) == {CAPTIONS[name] for name in NAMES}
+    assert "a &lt;b&gt;green&lt;/b&gt; book" in page
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert page.count('class="exact"') == 3
+
+
+@needs_java
+def test_a_checkpoint_is_evaluated(cococap, data, tmp_path):
+    assert main(["evaluate", str(CHECKPOINT), "--data", str(data), "--out", str(tmp_path), "--title", "small",
+                 "--metrics", "BLEU-4", "ROUGE-L", "CIDEr"]) == 0  # fmt: skip
+    check_report(tmp_path, "small")
+
+
+REFUSED = {
+    "no data": (["--data", "nowhere"], "there is no data at nowhere"),
+    "too many bad": (["--data", "{data}", "--max-bad-records", "0"], "more than 0 records are bad: none.png"),
+    "no server": (["--url", "grpc://127.0.0.1:9", "--data", "{data}"], "UNAVAILABLE: cannot get an answer"),
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), REFUSED.values(), ids=REFUSED)
+def test_refusals_are_one_line(data, caplog, flags, words):
+    who = [] if "--url" in flags else [str(CHECKPOINT)]
+    assert main(["evaluate", *who, *(flag.format(data=data) for flag in flags)]) == 1
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert words in line
+    assert "\n" not in line
+
+
+def test_a_server_is_evaluated_through_the_sdk(server, tmp_path):
+    """The captions that ModelScope recorded are the references: as served, every caption is exactly one of them."""
+    case = CASES[0]
+    lines = []
+    for name, image, captions in zip(case.record["images"], case.images, case.record["captions"], strict=True):
+        (tmp_path / name).write_bytes(image)
+        lines.append(json.dumps({"image": name, "captions": captions}))
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    data = open_data(tmp_path)
+    captioner = ServedCaptioner(f"grpc://{server.grpc_url}", case.model_name, concurrency=4)
+    answers = sorted(captioner.answers(data.records), key=lambda answer: answer[0])
+    assert [caption for _, caption, _ in answers] == [captions[0] for captions in case.record["captions"]]
+    assert all(seconds > 0 for *_, seconds in answers)
+    with pytest.raises(ServerError, match="MODEL_NOT_FOUND"):
+        list(ServedCaptioner(f"grpc://{server.grpc_url}", "no_such_model").answers(data.records))
