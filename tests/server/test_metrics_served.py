@@ -23,6 +23,7 @@ class Scrape:
         self._values = {
             (name, frozenset(re.findall(r'(\w+)="([^"]*)"', labels))): float(value) for name, labels, value in lines
         }
+        self.counts = {key: value for key, value in self._values.items() if key[0].startswith("ofa_")}
 
     def __call__(self, name, model, **labels):
         return self._values[name, frozenset({"model": model, **labels}.items())]
@@ -31,14 +32,23 @@ class Scrape:
 @pytest.fixture(scope="module")
 def scrapes(server):
     """Before and after three captions of one request, and one refusal."""
-    time.sleep(1.2)  # what is counted before shows now
-    before = Scrape(server)
+    before = settled(server)
     images = [CASE.images[0]] * 3
     over_grpc(server, PUBLIC, images, beam_size=BEAM_SIZE, max_length=MAX_LENGTH, min_length=MAX_LENGTH)
     with pytest.raises(InferenceServerException, match="UNSUPPORTED_FORMAT"):
         over_grpc(server, PUBLIC, [b"no image"])
-    time.sleep(1.2)
-    return before, Scrape(server)
+    return before, settled(server, since=before)
+
+
+def settled(server, since=None):
+    """The first scrape that the models' next round of publishing does not change (nor is still as ``since``)."""
+    latest = Scrape(server)
+    for _ in range(60):
+        time.sleep(2.5)  # they publish each second, a starved one later
+        previous, latest = latest, Scrape(server)
+        if latest.counts == previous.counts and (since is None or latest.counts != since.counts):
+            return latest
+    raise AssertionError("the metrics never settled")
 
 
 def increase(scrapes, name, model=PUBLIC, **labels):
