@@ -15,7 +15,7 @@ def load_encoder(kind: str, directory: Path, threads: int, precision: str) -> En
     Args:
         kind: ``onnxruntime`` or ``openvino``.
         directory: the folder.
-        threads: 0 for one a core.
+        threads: 0 for one a usable core.
         precision: ``fp32``, or ``bf16`` with OpenVINO.
     """
     if kind == "openvino":
@@ -33,7 +33,7 @@ def load_decoder(kind: str, directory: Path, threads: int, precision: str) -> De
     Args:
         kind: ``onnxruntime``, ``openvino`` or ``tensorrt``.
         directory: the folder.
-        threads: of a CPU engine; 0 for one a core.
+        threads: of a CPU engine; 0 for one a usable core.
         precision: see :func:`load_encoder`; a TensorRT plan has its own.
     """
     if kind == "tensorrt":

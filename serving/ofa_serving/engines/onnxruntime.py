@@ -9,17 +9,18 @@ import numpy as np
 import onnxruntime as ort
 
 from ..beam_search import Candidates
+from ..cores import usable_cores
 from .base import EncoderEngine
 from .cached import GraphEngine
 
 
 def session(path: Path, threads: int) -> ort.InferenceSession:
-    """A CPU session over one graph with ``threads`` threads (0: one a core) that sleep when idle.
+    """A CPU session over one graph with ``threads`` threads (0: one a usable core) that sleep when idle.
 
     Spinning threads would take the cores from the other stages of the pipeline.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import openvino as ov
 from openvino.preprocess import PrePostProcessor
 
 from ..beam_search import Candidates
+from ..cores import usable_cores
 from .base import EncoderEngine
 from .cached import GraphEngine
 
@@ -17,29 +19,38 @@ PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 """The precisions that need no other graph: OpenVINO converts as it loads."""
 
 
+@cache
+def core() -> ov.Core:
+    """OpenVINO's core, one for the process and never let go.
+
+    The CPU plugin gives the thread that loads it a signal stack of its own and unmaps it when the last core goes; if
+    another thread lets it go, the first one dies at its next signal.
+    """
+    return ov.Core()
+
+
 def compiled(model: ov.Model, threads: int, precision: str) -> ov.CompiledModel:
-    """A graph ready to run, as a single stream of ``threads`` threads (0: one a core).
+    """A graph ready to run, as a single stream of ``threads`` threads .
 
     Args:
         model: the graph.
-        threads: of the stream.
+        threads: of the stream; 0 for one a usable core.
         precision: a key of :data:`PRECISIONS`.
     """
     options = {
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads or usable_cores(),
         "ENABLE_CPU_PINNING": False,  # the stages share the cores
     }
-    if threads:
-        options["INFERENCE_NUM_THREADS"] = threads
-    return ov.Core().compile_model(model, "CPU", options)
+    return core().compile_model(model, "CPU", options)
 
 
 class OpenVinoEncoder(EncoderEngine):
     """``model.onnx`` of one repository."""
 
     def __init__(self, directory: Path, threads: int, precision: str) -> None:
-        graph = ov.Core().read_model(directory / "model.onnx")
+        graph = core().read_model(directory / "model.onnx")
         self._request = compiled(graph, threads, precision).create_infer_request()
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
@@ -83,7 +94,7 @@ class OpenVinoEngine(GraphEngine):
 
     def _read(self, path: Path) -> ov.Model:
         """A graph whose caches and cross-attention tensors, in and out, have this engine's type."""
-        model = ov.Core().read_model(path)
+        model = core().read_model(path)
         if not self._half:
             return model
         steps = PrePostProcessor(model)
