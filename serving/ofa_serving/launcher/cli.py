@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.settings import parse_settings
+from ofa_serving.telemetry.logs import configure_logs
 
 logger = logging.getLogger("ofa-serve")
 
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     """
     settings = parse_settings(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logs(settings.log_format)
     try:
         # Imported late: what it needs comes with the server, and its absence deserves a sentence.
         importlib.import_module("ofa_serving.launcher.serve").serve(settings)

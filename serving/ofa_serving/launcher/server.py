@@ -23,8 +23,11 @@ from ofa_serving.launcher.failures import explain
 from ofa_serving.launcher.server_metrics import read_metric
 from ofa_serving.launcher.settings import Ports, Settings
 from ofa_serving.launcher.shared_memory import FOLDER
-from ofa_serving.launcher.triton import TritonProcess, triton_command
+from ofa_serving.launcher.triton import TritonProcess, tracing_flags, triton_command
 from ofa_serving.metrics import RESTARTS_VARIABLE
+from ofa_serving.telemetry.logs import FORMAT_VARIABLE
+from ofa_serving.telemetry.requests import REQUESTS_VARIABLE
+from ofa_serving.telemetry.spans import URL_VARIABLE
 
 _POLL_SECONDS = 0.1
 _DRAIN_SECONDS = 0.2
@@ -85,8 +88,12 @@ class Server:
             DRAIN_VARIABLE: str(self._drain_file),
             CANCEL_VARIABLE: str(FOLDER / f"{prefix}cancel"),
             RESTARTS_VARIABLE: str(restarts),
+            FORMAT_VARIABLE: plan.settings.log_format,
+            REQUESTS_VARIABLE: plan.settings.request_log,
+            URL_VARIABLE: plan.settings.trace_url,
         }
-        self._process = TritonProcess(self._command(prefix), {**plan.installation.environment, **variables})
+        environment = {**plan.installation.environment, **variables}
+        self._process = TritonProcess(self._command(prefix), environment, plan.settings.log_format)
         logger.info("started tritonserver, process %d", self._process.pid)
 
     @property
@@ -169,6 +176,7 @@ class Server:
             exit_timeout=settings.stop_timeout,
             calls=max(artifact.max_running for artifact in artifacts),
             gpu=any(artifact.needs_gpu for artifact in artifacts),
+            tracing=tracing_flags(settings.trace_url, settings.trace_every),
         )
 
     def _is_ready(self) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ofa_serving.contract import DEFAULT_NAME
+from ofa_serving.telemetry.logs import LogFormat
+from ofa_serving.telemetry.requests import RequestLogMode
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -39,6 +41,10 @@ class Settings:
         canary_interval: seconds between two looks whether the known images still get their captions.
         canary_timeout: seconds that such a caption may take.
         max_restarts: how often within ten minutes a server that has failed is started again.
+        log_format: ``text`` or ``json``.
+        request_log: which requests get lines of the log: ``none``, ``refused`` or ``all``.
+        trace_url: the OpenTelemetry collector that traces go to, OTLP over HTTP; empty for none.
+        trace_every: of how many requests one is traced.
 
     """
 
@@ -53,6 +59,10 @@ class Settings:
     canary_interval: int
     canary_timeout: int
     max_restarts: int
+    log_format: LogFormat
+    request_log: RequestLogMode
+    trace_url: str
+    trace_every: int
 
     @property
     def reachable_host(self) -> str:
@@ -81,11 +91,15 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
     option("metrics-port", _port, "8002", "0 for any free port")
     option("run-folder", Path, str(_cache_folder(environ)), "where the server's files are laid out")
     option("triton", _optional_folder, "", "folder of an installed Triton to run instead of the embedded one")
-    option("start-timeout", _seconds, "600", "seconds until it must be ready")
-    option("stop-timeout", _seconds, "30", "seconds for requests in flight to finish after a signal")
-    option("canary-interval", _seconds, "10", "seconds between two trials of the known images")
-    option("canary-timeout", _seconds, "10", "seconds that a known image's caption may take")
+    option("start-timeout", _positive, "600", "seconds until it must be ready")
+    option("stop-timeout", _positive, "30", "seconds for requests in flight to finish after a signal")
+    option("canary-interval", _positive, "10", "seconds between two trials of the known images")
+    option("canary-timeout", _positive, "10", "seconds that a known image's caption may take")
     option("max-restarts", _count, "5", "restarts of a failing server within 10 minutes; 0 ends with the first failure")
+    option("log-format", LogFormat, LogFormat.TEXT, "text or json, an object a line")
+    option("request-log", RequestLogMode, RequestLogMode.NONE, "the requests that get log lines: none, refused or all")
+    option("trace-url", str, "", "OpenTelemetry collector, such as http://collector:4318/v1/traces")
+    option("trace-every", _positive, "100", "trace one of so many requests")
     flags = parser.parse_args(arguments)
     return Settings(
         names=tuple(dict.fromkeys(flags.names)),
@@ -99,6 +113,10 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
         canary_interval=flags.canary_interval,
         canary_timeout=flags.canary_timeout,
         max_restarts=flags.max_restarts,
+        log_format=flags.log_format,
+        request_log=flags.request_log,
+        trace_url=flags.trace_url,
+        trace_every=flags.trace_every,
     )
 
 
@@ -118,11 +136,11 @@ def _port(text: str) -> int:
     return port
 
 
-def _seconds(text: str) -> int:
-    seconds = int(text)
-    if seconds < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 1 up")
-    return seconds
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
+    return number
 
 
 def _count(text: str) -> int:

@@ -15,11 +15,16 @@ from pathlib import Path
 from ofa_serving.launcher import tether
 from ofa_serving.launcher.embedded import Installation
 from ofa_serving.launcher.settings import Ports
+from ofa_serving.telemetry.logs import LogFormat, json_of_triton
+from ofa_serving.telemetry.origin import ID_HEADER
+from ofa_serving.telemetry.spans import SERVICE
 
 _LAST_LINES = 500
 _ENDING_SECONDS = 1
 _SPARE_THREADS = 16
 """A call between models holds a thread until it is answered, and whether a request is cancelled is asked on another."""
+
+_FORWARDED = f"(?i)^{ID_HEADER}$"
 
 _RESTRICTED = "shared-memory,model-repository,trace,logging"
 
@@ -35,10 +40,12 @@ def triton_command(
     exit_timeout: int,
     calls: int,
     gpu: bool,
+    tracing: Sequence[str] = (),
 ) -> list[str]:
     """Return the command line of a server that serves ``repositories`` and nothing else.
 
-    ``calls`` is how many calls to its stages a public model may have under way.
+    ``calls`` is how many calls to its stages a public model may have under way; ``tracing`` is what
+    :func:`tracing_flags` returns.
 
     The interfaces that change the server or read its memory ask for a key that nobody is told; they cannot be switched
     off. Configurations are complete, so nothing is completed from the models: that would start each of them twice.
@@ -63,6 +70,9 @@ def triton_command(
         "allow-sagemaker": "false",
         "allow-vertex-ai": "false",
         "log-format": "ISO8601",
+        # A proxy's name for a request reaches the public model as a parameter.
+        "http-header-forward-pattern": _FORWARDED,
+        "grpc-header-forward-pattern": _FORWARDED,
     }
     if not gpu:
         flags |= {"allow-gpu-metrics": "false", "pinned-memory-pool-byte-size": 0}
@@ -75,7 +85,22 @@ def triton_command(
         # A model's process may start slowly on a busy machine; Triton's own 30 s then abort the server.
         f"--backend-config=python,stub-timeout-seconds={start_timeout}",
         *(f"--{name}={value}" for name, value in flags.items()),
+        *tracing,
     ]
+
+
+def tracing_flags(url: str, every: int) -> list[str]:
+    """Return what has Triton trace one of ``every`` requests to the collector at ``url``; nothing without one."""
+    if not url:
+        return []
+    settings = {
+        "mode": "opentelemetry",
+        "rate": every,
+        "level": "TIMESTAMPS",
+        "opentelemetry,url": url,
+        "opentelemetry,resource": f"service.name={SERVICE}",
+    }
+    return [f"--trace-config={name}={value}" for name, value in settings.items()]
 
 
 class TritonProcess:
@@ -84,7 +109,8 @@ class TritonProcess:
     Its log goes to this process's standard error as it comes, and its last lines are kept.
     """
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environment: dict[str, str], log_format: LogFormat) -> None:
+        self._log_format = log_format
         tethered = [sys.executable, tether.__file__, str(os.getpid()), *command]
         self._process = subprocess.Popen(
             tethered,
@@ -135,6 +161,8 @@ class TritonProcess:
 
     def _relay_log(self) -> None:
         for line in self._process.stdout:
-            sys.stderr.buffer.write(line)
+            text = line.decode(errors="replace").rstrip("\n")
+            shown = line if self._log_format is LogFormat.TEXT else f"{json_of_triton(text)}\n".encode()
+            sys.stderr.buffer.write(shown)
             sys.stderr.buffer.flush()
-            self._log.append(line.decode(errors="replace").rstrip("\n"))
+            self._log.append(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from ..generation import GenerationConfig
 from ..metrics import SearchMetrics
 from ..outputs import output_tensors
 from ..scheduler import Job, Scheduler, SearchResult
+from ..telemetry.logs import configure_logs
+from ..telemetry.origin import TRACE_PARAMETER
+from ..telemetry.requests import RequestLog
+from ..telemetry.spans import open_spans
 from ..tokenizer import Tokenizer
 from .publishing import Publisher
 from .triton import Settings, deadline, fault, log_fault, refusal, request_parameters, send, tensor
@@ -43,6 +48,8 @@ class BeamSearchModel:
             max_pending=settings.integer("max_pending"),
         )
         self._publisher = Publisher(SearchMetrics(self._name, self._scheduler).registry)
+        configure_logs()
+        self._log, self._spans = RequestLog(self._name), open_spans(self._name)
         self._flags = CancelFlags.open(self._name)
         self._complete: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
         self._responder = threading.Thread(target=self._respond, name="responder", daemon=True)
@@ -65,13 +72,15 @@ class BeamSearchModel:
         self._complete.put(None)
         self._responder.join()
         self._publisher.close()
+        self._spans.close()
 
     def _submit(self, request: Any, sender: Any) -> None:
         parameters = request_parameters(request)
         cancelled = self._cancelled(parameters.pop(SLOT_PARAMETER, None))
+        parent = parameters.pop(TRACE_PARAMETER, None)
         settings = GenerationConfig.from_request(parameters, GenerationConfig())
         hidden = tensor(request, Tensor.HIDDEN)
-        answer = _Answer(request, sender, settings.num_captions, len(hidden), self._complete.put)
+        answer = _Answer(request, sender, settings, parent, len(hidden), self._complete.put)
         until = deadline(request, self._max_seconds)
         self._scheduler.submit(
             [Job(states, settings, until, answer.receiver(index), cancelled) for index, states in enumerate(hidden)]
@@ -97,6 +106,7 @@ class BeamSearchModel:
     def _answer(self, answer: _Answer) -> None:
         try:
             response = self._response(answer)
+            self._tell(answer)
         except CaptionError as error:
             response = refusal(error)
         except Exception:
@@ -108,17 +118,43 @@ class BeamSearchModel:
             if isinstance(result, CaptionError):
                 raise result
         wanted = answer.request.requested_output_names()
-        tensors = output_tensors(answer.results, answer.num_captions, wanted, self._tokenizer)
+        tensors = output_tensors(answer.results, answer.settings.num_captions, wanted, self._tokenizer)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, values) for name, values in tensors.items()])
+
+    def _tell(self, answer: _Answer) -> None:
+        """Of the image that took longest."""
+        if not self._log.every_stage and answer.parent is None:
+            return
+        slowest = max(answer.results, key=lambda result: result.queue_ms + result.search_ms)
+        ended = answer.completed
+        joined = ended - slowest.search_ms / 1e3
+        size, tokens = answer.settings.beam_size, len(slowest.hypotheses[0].tokens) if slowest.hypotheses else 0
+        self._spans.record("wait for the search", answer.parent, joined - slowest.queue_ms / 1e3, joined)
+        self._spans.record("search", answer.parent, joined, ended, beam_size=size, tokens=tokens)
+        self._log.stage(
+            "searched",
+            answer.request.request_id(),
+            beam_size=size,
+            tokens=tokens,
+            waited_ms=round(slowest.queue_ms, 1),
+            milliseconds=round(slowest.search_ms, 1),
+        )
 
 
 class _Answer:
     """One request's results as they come in; passed on when the last is there."""
 
     def __init__(
-        self, request: Any, sender: Any, num_captions: int, images: int, complete: Callable[[_Answer], None]
+        self,
+        request: Any,
+        sender: Any,
+        settings: GenerationConfig,
+        parent: str | None,
+        images: int,
+        complete: Callable[[_Answer], None],
     ) -> None:
-        self.request, self.sender, self.num_captions = request, sender, num_captions
+        self.request, self.sender, self.settings, self.parent = request, sender, settings, parent
+        self.completed = 0.0
         self.results: list[SearchResult | CaptionError | None] = [None] * images
         self._missing, self._complete = images, complete
 
@@ -129,6 +165,7 @@ class _Answer:
             self.results[index] = result
             self._missing -= 1
             if not self._missing:
+                self.completed = time.monotonic()
                 self._complete(self)
 
         return receive

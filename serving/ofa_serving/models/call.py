@@ -11,8 +11,9 @@ import triton_python_backend_utils as pb_utils
 from ..admission import Load
 from ..contract import PRIORITY_CLASS, CaptionError, Code, Tensor
 from ..generation import GenerationConfig
+from ..telemetry.origin import Origin
 from ..waiting import PriorityClass
-from .triton import deadline, request_parameters
+from .triton import deadline
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Call:
         settings: of the search.
         outputs: the tensors the client wants.
         request_id: the client's name for the request, perhaps empty.
+        origin: its name in the logs, and its span.
         priority: who waits for the answer.
         arrived: when it came, on the monotonic clock.
         until: when it must be answered, on the monotonic clock.
@@ -34,19 +36,33 @@ class Call:
     settings: GenerationConfig
     outputs: list[str]
     request_id: str
+    origin: Origin
     priority: PriorityClass
     arrived: float
     until: float
     load: Load
 
     @classmethod
-    def read(cls, request: Any, defaults: GenerationConfig, max_seconds: float) -> Call:
-        """Reads a request; ``max_seconds`` is the longest it may take.
+    def read(
+        cls,
+        request: Any,
+        parameters: dict[str, Any],
+        origin: Origin,
+        defaults: GenerationConfig,
+        max_seconds: float,
+    ) -> Call:
+        """Reads a request.
+
+        Args:
+            request: Triton's.
+            parameters: its own, but for those its origin was told by.
+            origin: where it comes from.
+            defaults: of the search.
+            max_seconds: the longest it may take.
 
         Raises:
             CaptionError: INVALID_PARAMETER.
         """
-        parameters = request_parameters(request)
         priority = _priority(parameters.pop(PRIORITY_CLASS, PriorityClass.INTERACTIVE))
         image = pb_utils.get_input_tensor_by_name(request, Tensor.IMAGE)
         files = image.as_numpy().reshape(-1)
@@ -55,6 +71,7 @@ class Call:
             settings=GenerationConfig.from_request(parameters, defaults),
             outputs=list(request.requested_output_names()),
             request_id=request.request_id(),
+            origin=origin,
             priority=priority,
             arrived=time.monotonic(),
             until=deadline(request, max_seconds),

@@ -18,15 +18,19 @@ import triton_python_backend_utils as pb_utils
 
 from ..admission import Admission
 from ..cancellation import SLOT_PARAMETER, CancelFlags
-from ..contract import CaptionError, Names, Tensor
+from ..contract import STAGES, CaptionError, Names, Tensor
 from ..draining import IN_FLIGHT_METRIC
 from ..generation import GenerationConfig
 from ..metrics import EntryMetrics
+from ..telemetry.logs import configure_logs
+from ..telemetry.origin import TRACE_PARAMETER, Origin
+from ..telemetry.requests import RequestLog
+from ..telemetry.spans import Spans, open_spans
 from ..waiting import WaitingLine
 from .call import Call
 from .publishing import Publisher
 from .responder import Flight, Responder
-from .triton import Gauge, Settings, fault, raise_refusal, refusal, send
+from .triton import Gauge, Settings, fault, raise_refusal, refusal, request_parameters, send
 
 
 class EntryModel:
@@ -46,6 +50,8 @@ class EntryModel:
         self._line: WaitingLine[Flight] = WaitingLine()
         self._metrics = EntryMetrics(settings.name, max_in_flight)
         self._publisher = Publisher(self._metrics.registry)
+        configure_logs()
+        self._log, self._spans = RequestLog(settings.name), open_spans(settings.name)
         self._responder = Responder(
             CancelFlags.open(self._names.beam_search),
             withdraw=self._line.withdraw,
@@ -61,13 +67,15 @@ class EntryModel:
     def execute(self, requests: Sequence[Any]) -> None:
         """Admits every request there is room for and returns at once; the others are refused at once."""
         for request in requests:
+            parameters = request_parameters(request)
+            origin = Origin.take(request, parameters, self._spans.wanted)
             try:
-                call = Call.read(request, self._defaults, self._max_seconds)
+                call = Call.read(request, parameters, origin, self._defaults, self._max_seconds)
                 self._admission.enter(call.load, call.priority)
             except CaptionError as error:
-                self._refuse(request, error)
+                self._refuse(request, origin, error)
             except Exception:
-                self._refuse(request, fault(self._names.public))
+                self._refuse(request, origin, fault(self._names.public))
             else:
                 flight = Flight(request, request.get_response_sender(), call, self._free_slots.pop())
                 self._responder.expect(flight)
@@ -80,13 +88,21 @@ class EntryModel:
             thread.join()
         self._responder.close()
         self._publisher.close()
+        self._spans.close()
 
-    def _refuse(self, request: Any, error: CaptionError) -> None:
+    def _refuse(self, request: Any, origin: Origin, error: CaptionError) -> None:
         self._metrics.answered(request.request_id(), error.code, 0)
+        self._log.answered(origin.request_id, error.code, 0, reason=error.message)
         send(request.get_response_sender(), refusal(error))
 
-    def _answered(self, flight: Flight, code: str) -> None:
-        self._metrics.answered(flight.call.request_id, code, time.monotonic() - flight.call.arrived)
+    def _answered(self, flight: Flight, code: str, reason: str) -> None:
+        call = flight.call
+        seconds = time.monotonic() - call.arrived
+        self._metrics.answered(call.request_id, code, seconds)
+        fields = {"reason": reason} if reason else {"stage_ms": flight.stage_ms}
+        self._log.answered(
+            call.origin.request_id, code, seconds, images=call.load.images, bytes=call.load.bytes, **fields
+        )
 
     def _ended(self, flight: Flight) -> None:
         self._free_slots.append(flight.slot)
@@ -104,7 +120,7 @@ class EntryModel:
             del flight, outcome  # they hold shared memory
 
     def _caption(self, flight: Flight) -> Any:
-        call, stages = flight.call, _Stages(flight)
+        call, stages = flight.call, _Stages(flight, self._spans)
         pixels, decoding = stages.call(self._names.preprocess, call.image, [Tensor.PIXELS, Tensor.PREPROCESS_MS])
         (hidden,) = stages.call(self._names.encoder, pixels, [Tensor.HIDDEN])
         results = [name for name in call.outputs if name != Tensor.TIMING] + [Tensor.SEARCH_MS]
@@ -113,6 +129,7 @@ class EntryModel:
         *tensors, searching = stages.call(self._names.beam_search, hidden, results, parameters)
         timing = _timing(stages, decoding.as_numpy(), searching.as_numpy())
         self._metrics.staged(timing.tolist())
+        flight.stage_ms = dict(zip(STAGES, timing.max(axis=0).round(1).tolist(), strict=True))
         if Tensor.TIMING in call.outputs:
             tensors.append(pb_utils.Tensor(Tensor.TIMING, timing))
         return pb_utils.InferenceResponse(tensors)
@@ -121,8 +138,8 @@ class EntryModel:
 class _Stages:
     """Calls the stages of one request in turn, as long as somebody waits for it, and times them."""
 
-    def __init__(self, flight: Flight) -> None:
-        self._flight = flight
+    def __init__(self, flight: Flight, spans: Spans) -> None:
+        self._flight, self._spans = flight, spans
         self.elapsed_ms: list[float] = []
 
     def call(
@@ -135,16 +152,18 @@ class _Stages:
         """
         self._flight.check()
         started = time.monotonic()
-        response = pb_utils.InferenceRequest(
-            model_name=model,
-            inputs=[tensor],
-            requested_output_names=outputs,
-            request_id=self._flight.call.request_id,
-            timeout=max(1, int((self._flight.call.until - started) * 1e6)),
-            parameters=dict(parameters or {}),
-        ).exec()
-        if response.has_error():
-            raise_refusal(response.error().message(), model)
+        origin = self._flight.call.origin
+        with self._spans.within(model, origin.traceparent) as span:
+            response = pb_utils.InferenceRequest(
+                model_name=model,
+                inputs=[tensor],
+                requested_output_names=outputs,
+                request_id=origin.request_id,
+                timeout=max(1, int((self._flight.call.until - started) * 1e6)),
+                parameters={**(parameters or {}), **({TRACE_PARAMETER: span} if span else {})},
+            ).exec()
+            if response.has_error():
+                raise_refusal(response.error().message(), model)
         self.elapsed_ms.append((time.monotonic() - started) * 1e3)
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
 

@@ -12,8 +12,12 @@ import triton_python_backend_utils as pb_utils
 from ..contract import CaptionError, Tensor
 from ..images import load_pixels
 from ..metrics import ImageMetrics
+from ..telemetry.logs import configure_logs
+from ..telemetry.origin import TRACE_PARAMETER
+from ..telemetry.requests import RequestLog
+from ..telemetry.spans import open_spans
 from .publishing import Publisher
-from .triton import Settings, fault, refusal, tensor
+from .triton import Settings, fault, refusal, request_parameters, tensor
 
 
 class PreprocessModel:
@@ -25,14 +29,17 @@ class PreprocessModel:
         self._name, self._size = settings.name, settings.integer("image_size")
         self._metrics = ImageMetrics(self._name)
         self._publisher = Publisher(self._metrics.registry)
+        configure_logs()
+        self._log, self._spans = RequestLog(self._name), open_spans(self._name)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response a request; an image that is refused fails only its own request."""
         return [self._answer(request) for request in requests]
 
     def finalize(self) -> None:
-        """Ends the metrics' thread."""
+        """Ends the threads that tell of it."""
         self._publisher.close()
+        self._spans.close()
 
     def _answer(self, request: Any) -> Any:
         started = time.monotonic()
@@ -43,10 +50,20 @@ class PreprocessModel:
             return refusal(error)
         except Exception:
             return refusal(fault(self._name))
-        elapsed = np.full((len(images), 1), (time.monotonic() - started) * 1e3, np.float32)
+        ended = time.monotonic()
+        self._tell(request, started, ended, len(images))
+        elapsed = np.full((len(images), 1), (ended - started) * 1e3, np.float32)
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(Tensor.PIXELS, pixels), pb_utils.Tensor(Tensor.PREPROCESS_MS, elapsed)]
         )
+
+    def _tell(self, request: Any, started: float, ended: float, images: int) -> None:
+        if self._spans.wanted:
+            parent = request_parameters(request).get(TRACE_PARAMETER)
+            self._spans.record("decode", parent, started, ended, images=images)
+        if self._log.every_stage:
+            milliseconds = round((ended - started) * 1e3, 1)
+            self._log.stage("decoded", request.request_id(), images=images, milliseconds=milliseconds)
 
     def _load(self, image: bytes, index: int, count: int) -> np.ndarray:
         self._metrics.received(len(image))

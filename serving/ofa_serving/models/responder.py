@@ -37,6 +37,7 @@ class Flight:
         call: what it asks for.
         slot: its byte in the cancel flags, its own until the work on it has ended.
         lapsed: when its client went or its deadline passed before it was answered; None otherwise.
+        stage_ms: how long the stages took, by ``contract.STAGES``, once all are done; of several images the longest.
     """
 
     request: Any
@@ -44,6 +45,7 @@ class Flight:
     call: Call
     slot: int
     lapsed: float | None = None
+    stage_ms: dict[str, float] | None = None
 
     def check(self) -> None:
         """Ends the work on a request that nobody waits for.
@@ -63,7 +65,7 @@ class Responder:
         flags: CancelFlags,
         *,
         withdraw: Callable[[Flight], bool],
-        answered: Callable[[Flight, str], None],
+        answered: Callable[[Flight, str, str], None],
         ended: Callable[[Flight], None],
         stuck: Callable[[int], None],
     ) -> None:
@@ -72,7 +74,7 @@ class Responder:
         Args:
             flags: where the beam search sees that a request is not wanted any more.
             withdraw: takes a flight back that nobody works on yet; false if that is too late.
-            answered: called with each answer that was sent: ``OK``, or the refusal's code.
+            answered: called with each answer that was sent: ``OK``, or the refusal's code and sentence.
             ended: called once a flight is answered and the work on it has ended.
             stuck: called with the number of flights that were given up :data:`STUCK_SECONDS` ago or more, while the
                 work on them has still not ended; whenever the number changes.
@@ -157,7 +159,7 @@ class Responder:
         refused = isinstance(outcome, CaptionError)
         try:
             send(sender, refusal(outcome) if refused else outcome)
-            self._answered(flight, outcome.code if refused else OK)
+            self._answered(flight, *((outcome.code, outcome.message) if refused else (OK, "")))
         except Exception:  # the others still have to be answered
             log_fault("an answer could not be sent")
 
