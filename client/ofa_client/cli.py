@@ -1,32 +1,37 @@
-"""``ofa-caption``: captions of image files on standard output, one line each."""
+"""``ofa-caption``: captions images and data sets, to standard output or to a file."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import io
-import json
 import os
+import signal
 import sys
-from collections import deque
 from collections.abc import Sequence
+from types import FrameType
 
-from ofa_client import errors
-from ofa_client.aio import AsyncCaptioner
 from ofa_client.arguments import parse_arguments, search_options
-from ofa_client.results import Caption
+from ofa_client.bulk.items import Columns, Inputs
+from ofa_client.bulk.journal import JournalError
+from ofa_client.bulk.keys import KeySet
+from ofa_client.bulk.output import Files, Lines, OutputFiles
+from ofa_client.bulk.run import caption_items, count_in_background
+from ofa_client.errors import CaptionServiceError
+from ofa_client.retry import Retry
+from ofa_client.sync import Captioner
 
 SOME_FAILED = 1
 UNUSABLE = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
-_FATAL = (
-    errors.ServiceUnavailableError,
-    errors.ModelNotFoundError,
-    errors.AccessRefusedError,
-    errors.InvalidParameterError,
-)
-"""What would happen to every other image as well."""
+_PATIENCE = 10.0
+_PATIENCE_WITH_OUTPUT = 120.0
+_MANY_ATTEMPTS = 1_000_000  # the patience ends them
+
+
+class _Terminated(BaseException):
+    """SIGTERM: what is done is kept."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,87 +41,82 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines would stand between the command's
+    signal.signal(signal.SIGTERM, _terminate)
     try:
-        captioner = AsyncCaptioner(parsed.url, model=parsed.model, timeout=parsed.timeout, ca_file=parsed.ca_file)
-    except (ValueError, OSError) as error:
-        return _give_up(error)
-    try:
-        return asyncio.run(_caption_all(captioner, parsed))
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        inputs = Inputs(parsed.inputs, parsed.shard, Columns(parsed.image_column, parsed.key_column))
+        return _list(inputs, parsed) if parsed.dry_run else _caption(inputs, parsed)
     except BrokenPipeError:  # the reader, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SOME_FAILED
+    except (CaptionServiceError, JournalError, ImportError, ValueError) as error:
+        return _give_up(str(error))
+    except OSError as error:
+        return _give_up(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except _Terminated:
+        return TERMINATED
 
 
-async def _caption_all(captioner: AsyncCaptioner, parsed: argparse.Namespace) -> int:
-    """Caption with at most ``concurrency`` images in flight, and write in the order of the command line."""
-    status = 0
-    waiting = deque(parsed.images)
-    running: deque[tuple[str, asyncio.Task[list[Caption]]]] = deque()
-    options = search_options(parsed)
-    async with captioner:
-        try:
-            while waiting or running:
-                while waiting and len(running) < parsed.concurrency:
-                    image = waiting.popleft()
-                    request = captioner.captions(image, details=parsed.details, **options)
-                    running.append((image, asyncio.ensure_future(request)))
-                image, task = running.popleft()
-                try:
-                    captions = await task
-                except _FATAL as error:
-                    return _give_up(error)
-                except errors.CaptionServiceError as error:
-                    _write_failure(image, str(error))
-                    status = SOME_FAILED
-                except OSError as error:
-                    _write_failure(image, f"UNREADABLE: {error.strerror or error}")
-                    status = SOME_FAILED
-                else:
-                    _write(image, captions, parsed)
-        finally:
-            for _, task in running:
-                task.cancel()
-            await asyncio.gather(*(task for _, task in running), return_exceptions=True)
-    return status
+def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
+    files = _files(parsed)
+    with _captioner(parsed) as captioner, Files(files, parsed.retry_failed) if files else Lines(parsed.json) as output:
+        if files and inputs.can_be_counted:
+            count_in_background(inputs, output)
+        caption_items(
+            captioner,
+            inputs,
+            output,
+            concurrency=parsed.concurrency,
+            details=parsed.details,
+            **search_options(parsed),
+        )
+        output.finish()
+        return SOME_FAILED if output.failures else 0
 
 
-def _write(image: str, captions: list[Caption], parsed: argparse.Namespace) -> None:
-    if parsed.json:
-        unicode_out = sys.stdout.encoding.lower().replace("-", "") == "utf8"
-        lines = [json.dumps(_record(image, captions), ensure_ascii=not unicode_out)]
-    else:
-        lines = [f"{image}: {caption.text}" for caption in captions]
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()  # whoever reads the pipe sees each image when it is done
+def _files(parsed: argparse.Namespace) -> OutputFiles | None:
+    if parsed.output is None:
+        return None
+    return OutputFiles.named(parsed.output, parsed.format, parsed.errors, parsed.shard)
 
 
-def _record(image: str, captions: list[Caption]) -> dict[str, object]:
-    """The contract's JSON object; the details only where they were asked for."""
-    record: dict[str, object] = {
-        "image": image,
-        "captions": [
-            {"text": caption.text, "score": caption.score}
-            if caption.tokens is None
-            else {
-                "text": caption.text,
-                "score": caption.score,
-                "tokens": caption.tokens,
-                "token_logprobs": caption.token_logprobs,
-            }
-            for caption in captions
-        ],
-    }
-    if captions[0].timing_ms is not None:
-        record["timing_ms"] = captions[0].timing_ms
-    return record
+def _captioner(parsed: argparse.Namespace) -> Captioner:
+    patience = parsed.patience
+    if patience is None:
+        patience = _PATIENCE_WITH_OUTPUT if parsed.output else _PATIENCE
+    return Captioner(
+        [url.strip() for url in parsed.url.split(",")],
+        model=parsed.model,
+        timeout=2 * parsed.timeout + patience,  # fetching the image, what the retries take, and the last attempt
+        retry=Retry(attempts=_MANY_ATTEMPTS, patience=patience, attempt_timeout=parsed.timeout),
+        api_key=parsed.api_key,
+        headers=parsed.header,
+        ca_file=parsed.ca_file,
+        cert_file=parsed.cert_file,
+        key_file=parsed.key_file,
+    )
 
 
-def _write_failure(image: str, reason: str) -> None:
-    sys.stderr.write(f"{image}: {reason}\n")
+def _list(inputs: Inputs, parsed: argparse.Namespace) -> int:
+    """Name what is left to do, one key a line, and count it on standard error; no file is touched."""
+    files = _files(parsed)
+    known = files.known(parsed.retry_failed) if files else KeySet()
+    done = left = 0
+    for item in inputs:
+        if known.add(item.key):
+            sys.stdout.write(f"{item.key}\n")
+            left += 1
+        else:
+            done += 1
+    sys.stderr.write(f"{left} images to caption, {done} done already\n")
+    return 0
 
 
-def _give_up(error: Exception) -> int:
-    sys.stderr.write(f"ofa-caption: {error}\n")
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _give_up(reason: str) -> int:
+    sys.stderr.write(f"ofa-caption: {reason}\n")
     return UNUSABLE

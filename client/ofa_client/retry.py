@@ -40,6 +40,9 @@ class Retry:
     longest_pause: float = 5.0
     """Seconds that any pause may last, besides what the server asks for."""
 
+    patience: float | None = None
+    """Seconds after the first failure in which to try again; None leaves it to the request's ``timeout``."""
+
     attempt_timeout: float | None = None
     """Seconds that each attempt may take; None gives each what is left of the request's ``timeout``."""
 
@@ -48,6 +51,8 @@ class Retry:
             raise ValueError(f"attempts must be at least 1, not {self.attempts}")
         if not 0 <= self.first_pause <= self.longest_pause:
             raise ValueError("a retry's pauses must be 0 <= first_pause <= longest_pause")
+        if self.patience is not None and not self.patience >= 0:
+            raise ValueError(f"a retry's patience must be at least 0, not {self.patience}")
         if self.attempt_timeout is not None and not self.attempt_timeout > 0:
             raise ValueError(f"attempt_timeout must be above 0, not {self.attempt_timeout}")
 
@@ -70,9 +75,10 @@ async def retrying(send: Callable[[float], Awaitable[_T]], policy: Retry, deadli
     """Await ``send(timeout)`` until it succeeds, or the policy or the deadline (``time.monotonic()``) ends it.
 
     Raises:
-        CaptionServiceError: the last attempt's; it is raised at once where the next pause would pass the deadline.
+        CaptionServiceError: the last attempt's; it is raised at once where the next pause would pass the deadline or
+            the policy's patience.
     """
-    attempt = 0
+    attempt, give_up_at = 0, deadline
     while True:
         attempt += 1
         left = max(deadline - time.monotonic(), 1e-3)
@@ -81,7 +87,10 @@ async def retrying(send: Callable[[float], Awaitable[_T]], policy: Retry, deadli
         except CaptionServiceError as error:
             if not policy.allows(error, attempt):
                 raise
+            now = time.monotonic()
+            if attempt == 1 and policy.patience is not None:
+                give_up_at = min(deadline, now + policy.patience)
             pause = policy.pause(error, attempt)
-            if time.monotonic() + pause >= deadline:
+            if now + pause >= give_up_at:
                 raise
         await asyncio.sleep(pause)

@@ -134,3 +134,10 @@ def test_pauses_grow_up_to_their_bound_and_are_random():
 def test_a_policy_that_makes_no_sense_is_refused(settings):
     with pytest.raises(ValueError, match=r"attempt|pauses"):
         Retry(**settings)
+
+
+def test_patience_ends_the_attempts():
+    behave = InTurn(refuse(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: full; try again in 1 s"))
+    with grpc_server(behave) as url, pytest.raises(errors.OverloadedError):
+        caption(url, Retry(attempts=1000, patience=1.5), timeout=60)
+    assert behave.requests == 2

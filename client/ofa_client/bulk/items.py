@@ -1,0 +1,145 @@
+"""The images of files, folders, glob patterns, tar archives, Parquet files and lists, one after another."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Callable
+
+from ofa_client.bulk.shard import Shard
+from ofa_client.images import ImageSource, is_url
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+"""What is taken as an image inside folders and archives; a file that is named itself may have any."""
+
+_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image, or one place that should have had images."""
+
+    key: str
+    """What the image is called in the output: path, URL, ``archive/member`` or ``table/row``."""
+
+    load: Callable[[], ImageSource]
+    """Gives the image, or raises ``OSError``. To be called before the next item is taken."""
+
+
+def unreadable(key: str, reason: str) -> Item:
+    """Make an item that fails: a place that should have had images."""
+
+    def load() -> ImageSource:
+        raise OSError(None, reason)
+
+    return Item(key, load)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a Parquet file hold the image, and its key if it has one."""
+
+    image: str = "image"
+    key: str | None = None
+
+
+@dataclass
+class Inputs:
+    """All images that a command line names, or one shard of them; each iteration starts anew.
+
+    Raises (while iterating):
+        ImportError: a Parquet file without pyarrow.
+        ValueError: a Parquet file without the columns.
+    """
+
+    names: Sequence[str]
+    shard: Shard = field(default_factory=Shard)
+    columns: Columns = field(default_factory=Columns)
+
+    def __iter__(self) -> Iterator[Item]:
+        archives = 0
+        for item in self._expand(self.names):
+            if not isinstance(item, _Archive):
+                if self.shard.takes(item.key):
+                    yield item
+                continue
+            for part in item.parts(self.columns):
+                if self.shard.takes_number(archives):
+                    yield from part()
+                archives += 1
+
+    @property
+    def can_be_counted(self) -> bool:
+        """Whether going through the images twice is possible."""
+        return "-" not in self.names
+
+    def _expand(self, names: Iterable[str]) -> Iterator[Item | _Archive]:
+        for name in names:
+            if is_url(name):
+                yield Item(name, partial(_itself, name))
+            elif name == "-":
+                yield from map(_one, _lines(sys.stdin))
+            elif os.path.isdir(name):  # noqa: PTH112 - a Path would change the name as it was given
+                yield from _walk(name)
+            elif not os.path.lexists(name) and glob.has_magic(name):
+                found = sorted(glob.iglob(name, recursive=True))  # noqa: PTH207 - recursive, from anywhere
+                yield from self._expand(found) if found else [unreadable(name, "no file matches")]
+            elif name.lower().endswith(".txt"):
+                with open(name, encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
+                    yield from map(_one, _lines(lines))
+            else:
+                yield _one(name)
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """A file of many images, which different shards may read different parts of."""
+
+    name: str
+
+    def parts(self, columns: Columns) -> Iterator[Callable[[], Iterator[Item]]]:
+        """Give the parts that one shard reads as a whole."""
+        if self.name.lower().endswith(".parquet"):
+            from ofa_client.bulk.tables import row_groups  # noqa: PLC0415 - loads pyarrow, an extra
+
+            return row_groups(self.name, columns)
+        from ofa_client.bulk.tars import members  # noqa: PLC0415 - only for archives
+
+        return iter([partial(members, self.name)])
+
+
+def _one(name: str) -> Item | _Archive:
+    """Take a name as what its suffix says."""
+    if not is_url(name) and name.lower().endswith((*_TAR_SUFFIXES, ".parquet")):
+        return _Archive(name)
+    return Item(name, partial(_itself, name))
+
+
+def _itself(name: str) -> ImageSource:
+    """Give a path or a URL, which the client reads while other images are captioned."""
+    return name
+
+
+def _lines(lines: Iterable[str]) -> Iterator[str]:
+    return (line.strip() for line in lines if line.strip())
+
+
+def _walk(folder: str) -> Iterator[Item | _Archive]:
+    """Give the images, archives and tables below a folder, a directory at a time, sorted within it."""
+    folders = [folder]
+    while folders:
+        current = folders.pop()
+        try:
+            with os.scandir(current) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            yield unreadable(current, error.strerror or str(error))
+            continue
+        for entry in entries:
+            if entry.name.lower().endswith((*IMAGE_SUFFIXES, *_TAR_SUFFIXES, ".parquet")) and entry.is_file():
+                yield _one(entry.path)
+        folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]

@@ -1,0 +1,194 @@
+"""What a data set may be: files, folders, patterns, archives, tables and lists; whole or in shards."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tarfile
+
+import pytest
+from ofa_client.bulk.items import Columns, Inputs
+from ofa_client.bulk.shard import Shard
+from ofa_client.images import read_image
+
+pa = pytest.importorskip("pyarrow", reason="Parquet is an extra")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder that is the current one, with images in folders and other files between them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/b.jpg", "photos/a.PNG", "photos/deep/er/c.webp", "photos/notes.txt", "photos/d.tiff", "x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def keys(*names, **settings):
+    return [item.key for item in Inputs(names, **settings)]
+
+
+def contents(*names, **settings):
+    """Keys and bytes; an item that cannot be loaded has its reason."""
+
+    def load(item):
+        try:
+            return read_image(item.load())
+        except OSError as error:
+            return error.strerror
+
+    return {item.key: load(item) for item in Inputs(names, **settings)}
+
+
+def write_tar(path, names, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            archive.addfile(member, io.BytesIO(name.encode()))
+
+
+def write_parquet(path, columns, **settings):
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table(columns), path, **settings)
+
+
+def test_a_file_is_itself_whatever_its_suffix(folder):
+    assert contents("x", "photos/d.tiff") == {"x": b"x", "photos/d.tiff": b"photos/d.tiff"}
+
+
+def test_a_folder_is_the_images_below_it_sorted(folder):
+    assert keys("photos") == ["photos/a.PNG", "photos/b.jpg", "photos/deep/er/c.webp"]
+
+
+def test_a_pattern_is_what_matches_it(folder):
+    assert keys("photos/*.jpg") == ["photos/b.jpg"]
+    assert keys("photos/**/*.webp") == ["photos/deep/er/c.webp"]
+
+
+def test_a_file_with_a_patterns_letters_is_itself(folder):
+    (folder / "photo[1].jpg").write_bytes(b"one")
+    assert contents("photo[1].jpg") == {"photo[1].jpg": b"one"}
+
+
+def test_a_pattern_without_match_is_an_item_that_fails(folder):
+    assert contents("*.gif") == {"*.gif": "no file matches"}
+
+
+def test_a_url_is_left_to_the_client():
+    [item] = Inputs(["https://example.org/cat.jpg"])
+    assert item.key == item.load() == "https://example.org/cat.jpg"
+
+
+def test_a_list_names_paths_and_urls(folder):
+    (folder / "list.txt").write_text("photos/b.jpg\n\n  https://example.org/cat.jpg  \n")
+    assert keys("list.txt") == ["photos/b.jpg", "https://example.org/cat.jpg"]
+
+
+def test_a_list_may_come_from_standard_input(folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("photos/b.jpg\nx\n"))
+    assert keys("-") == ["photos/b.jpg", "x"]
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tgz"])
+def test_an_archive_is_its_images(folder, suffix):
+    write_tar(f"shard.{suffix}", ["0.jpg", "0.json", "deep/1.png"], "w:gz" if "gz" in suffix else "w")
+    name = f"shard.{suffix}"
+    assert contents(name) == {f"{name}/0.jpg": b"0.jpg", f"{name}/deep/1.png": b"deep/1.png"}
+
+
+def test_an_archive_cut_short_gives_what_it_has_and_fails_itself(folder):
+    write_tar("shard.tar", [f"{i}.jpg" for i in range(4)])
+    data = (folder / "shard.tar").read_bytes()
+    (folder / "shard.tar").write_bytes(data[: 512 * 5 + 100])
+    found = contents("shard.tar", "x")
+    assert found["shard.tar/0.jpg"] == b"0.jpg"
+    assert [key for key, value in found.items() if isinstance(value, str)] == ["shard.tar"]
+    assert "archive is damaged" in found["shard.tar"]
+    assert found["x"] == b"x"
+
+
+@pytest.mark.parametrize("name", ["none.tar", "none.parquet"])
+def test_an_archive_that_is_missing_fails_and_the_rest_goes_on(folder, name):
+    assert contents(name, "x") == {name: "No such file or directory", "x": b"x"}
+
+
+def test_an_archive_that_is_none_fails(folder):
+    (folder / "a.tar").write_text("nothing of the kind")
+    (folder / "a.parquet").write_text("nothing of the kind")
+    found = contents("a.tar", "a.parquet")
+    assert "archive is damaged" in found["a.tar"]
+    assert found["a.parquet"] == "this is no Parquet file"
+
+
+def test_a_table_holds_bytes(folder):
+    write_parquet("t.parquet", {"image": [b"one", b"two"], "other": [1, 2]})
+    assert contents("t.parquet") == {"t.parquet/0": b"one", "t.parquet/1": b"two"}
+
+
+def test_a_table_holds_images_as_hugging_face_has_them(folder):
+    write_parquet("t.parquet", {"image": [{"bytes": b"one", "path": "1.jpg"}, {"bytes": None, "path": "x"}]})
+    assert contents("t.parquet") == {"t.parquet/0": b"one", "t.parquet/1": b"x"}
+
+
+def test_a_table_holds_paths_and_names(folder):
+    write_parquet("t.parquet", {"file": ["x", None], "id": [17, 18]})
+    assert contents("t.parquet", columns=Columns("file", "id")) == {"17": b"x", "18": "the row has no image"}
+
+
+def test_a_column_that_is_missing_is_named(folder):
+    write_parquet("t.parquet", {"file": ["x"], "id": [17]})
+    with pytest.raises(ValueError, match="no column 'image', only file, id"):
+        keys("t.parquet")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_is_closed_fails_and_the_rest_goes_on(folder):
+    (folder / "photos/deep").chmod(0)
+    assert contents("photos")["photos/deep"] == "Permission denied"
+
+
+def test_every_image_is_in_exactly_one_shard(folder):
+    (folder / "list.txt").write_text("".join(f"photos/{i}.jpg\n" for i in range(1000)))
+    parts = [keys("list.txt", shard=Shard(i, 4)) for i in range(4)]
+    assert sorted(key for part in parts for key in part) == sorted(keys("list.txt"))
+    assert all(150 < len(part) < 350 for part in parts)
+
+
+def test_an_images_shard_does_not_depend_on_the_others(folder):
+    (folder / "list.txt").write_text("".join(f"photos/{i}.jpg\n" for i in range(100)))
+    before = keys("list.txt", shard=Shard(1, 3))
+    (folder / "list.txt").write_text("".join(f"photos/{i}.jpg\n" for i in range(1, 101)))
+    assert set(keys("list.txt", shard=Shard(1, 3))) - {"photos/100.jpg"} == set(before) - {"photos/0.jpg"}
+
+
+def test_archives_and_row_groups_are_whole_in_a_shard(folder):
+    for i in range(4):
+        write_tar(f"{i}.tar", [f"{j}.jpg" for j in range(3)])
+    write_parquet("t.parquet", {"image": [b"x"] * 8}, row_group_size=2)
+    names = [f"{i}.tar" for i in range(4)] + ["t.parquet"]
+    first, second = (keys(*names, shard=Shard(i, 2)) for i in range(2))
+    assert {key.split("/")[0] for key in first} == {"0.tar", "2.tar", "t.parquet"}
+    assert [key for key in second if key.startswith("t.")] == [f"t.parquet/{i}" for i in (2, 3, 6, 7)]
+
+
+@pytest.mark.parametrize("text", ["8/8", "1", "a/b", "-1/2", "0/0"])
+def test_a_shard_that_makes_no_sense_is_refused(text):
+    with pytest.raises(ValueError, match="i from 0 to n-1"):
+        Shard.parse(text)
+
+
+def test_a_thousand_images_of_an_archive_are_not_held(folder):
+    """The archive's own list of members does not grow."""
+    write_tar("shard.tar", [f"{i}.jpg" for i in range(1000)])
+    import gc
+
+    alive = set()
+    for i, item in enumerate(Inputs(["shard.tar"])):
+        item.load()
+        if i in (100, 900):
+            gc.collect()
+            alive.add(sum(type(thing) is tarfile.TarInfo for thing in gc.get_objects()))
+    assert max(alive) < 10

@@ -1,0 +1,127 @@
+"""The journal: what a kill leaves behind is cleared away, nothing that was written is lost, one process writes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ofa_client.bulk.journal import Journal, JournalError, read_records
+from ofa_client.bulk.keys import KeySet
+
+NAMES = ["a.jpg", "图.jpg", "caf\udce9.jpg", 'quote".jpg', "line\nbreak.jpg"]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "captions.jsonl"
+
+
+def opened(path):
+    done = KeySet()
+    return Journal(path, done), done
+
+
+def write(path, names):
+    journal, _ = opened(path)
+    for name in names:
+        journal.append({"image": name, "captions": [{"text": f"of {name}", "score": -0.5}]})
+    journal.close()
+
+
+def test_records_are_read_back(path):
+    write(path, NAMES)
+    assert [record["image"] for record in read_records(path)] == NAMES
+    assert path.read_bytes().count(b"\n") == len(NAMES)
+
+
+def test_records_are_known_when_it_is_opened_again(path):
+    write(path, NAMES)
+    journal, done = opened(path)
+    assert all(name in done for name in NAMES)
+    assert (journal.records, len(done)) == (len(NAMES), len(NAMES))
+    journal.close()
+
+
+def test_a_cut_at_any_byte_loses_the_last_record_at_most(path):
+    write(path, ["a.jpg", "b.jpg"])
+    whole = path.read_bytes()
+    first = len(whole.splitlines(keepends=True)[0])
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        journal, done = opened(path)
+        journal.close()
+        assert len(done) == (cut >= first) + (cut == len(whole))
+        write(path, [name for name in ["a.jpg", "b.jpg"] if name not in done])
+        assert [record["image"] for record in read_records(path)] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 100, b"\0" * 10 + b"\n" + b"\0" * 10, b'{"ima'])
+def test_what_a_power_failure_leaves_at_the_end_is_cleared_away(path, tail):
+    write(path, ["a.jpg"])
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    opened(path)[0].close()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", ["my notes\n", "[1, 2]\n", '{"name": "x"}\n', "precious"])
+def test_another_file_is_refused_and_left_as_it_was(path, content):
+    path.write_text(content)
+    with pytest.raises(JournalError, match="something else"):
+        opened(path)
+    assert path.read_text() == content
+
+
+def test_damage_between_records_is_refused_with_its_line(path):
+    write(path, ["a.jpg", "b.jpg", "c.jpg"])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + "what?\n" + lines[2])
+    with pytest.raises(JournalError, match=r"line 2 of .* is no record"):
+        opened(path)
+    assert "what?" in path.read_text()
+
+
+def test_two_processes_cannot_write_to_one_file(path):
+    journal, _ = opened(path)
+    with pytest.raises(JournalError, match="another process"):
+        opened(path)
+    journal.close()
+    opened(path)[0].close()
+
+
+def test_a_full_disk_is_said_and_costs_no_record(path):
+    write(path, ["a.jpg"])
+    whole = path.read_bytes()
+    journal, _ = opened(path)
+    import resource
+    import signal
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 5, before[1]))
+    try:
+        with pytest.raises(OSError, match="cannot be written on"):
+            journal.append({"image": "b.jpg", "captions": []})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    journal.close()
+    assert path.read_bytes() != whole
+    opened(path)[0].close()
+    assert path.read_bytes() == whole
+
+
+def test_keys_are_few_bytes_each_however_many():
+    keys = KeySet()
+    assert all(keys.add(f"image {i}") for i in range(200_000))
+    assert not any(keys.add(f"image {i}") for i in range(0, 200_000, 997))
+    assert len(keys) == 200_000
+    assert "image 199999" in keys
+    assert "image 200000" not in keys
+    assert keys._high.nbytes + keys._low.nbytes <= 16 * len(keys)
+
+
+def test_records_are_json_for_any_reader(path):
+    write(path, NAMES)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        assert json.loads(line)["image"] in NAMES

@@ -1,0 +1,233 @@
+"""``ofa-caption --output``: a data set captioned once, whatever kills it on the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "ofa_client"]
+
+
+@pytest.fixture
+def environment(scripted):
+    own = {name: value for name, value in os.environ.items() if not name.startswith("OFA_")}
+    return {**own, "OFA_URL": scripted.grpc}
+
+
+@pytest.fixture
+def ofa_caption(environment, tmp_path):
+    def run(*arguments, **variables):
+        return subprocess.run(
+            [*COMMAND, *map(str, arguments)],
+            cwd=tmp_path,
+            env={**environment, **variables},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path, script):
+    """Write ``n`` images that each get their own caption; every tenth is broken where ``broken`` is given."""
+
+    def write(n, broken=False, **keys):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        for i in range(n):
+            bad = {"error": "TRUNCATED_IMAGE: it ends early"} if broken and i % 10 == 9 else {}
+            (tmp_path / f"photos/{i:04d}.jpg").write_bytes(script(captions=[f"photo {i}"], **keys, **bad))
+        return [f"photos/{i:04d}.jpg" for i in range(n)]
+
+    return write
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def names(path):
+    return [record["image"] for record in records(path)]
+
+
+def test_a_folder_becomes_a_file(ofa_caption, photos, tmp_path):
+    images = photos(20)
+    result = ofa_caption("photos", "--output", "captions.jsonl")
+    assert (result.returncode, result.stdout) == (0, "")
+    written = {record["image"]: record["captions"] for record in records(tmp_path / "captions.jsonl")}
+    assert written == {name: [{"text": f"photo {i}", "score": -0.25}] for i, name in enumerate(images)}
+    assert result.stderr.startswith("#################### 100%  20/20")
+
+
+def test_failures_go_to_a_file_of_their_own(ofa_caption, photos, tmp_path):
+    images = photos(20, broken=True)
+    result = ofa_caption("photos", "missing.jpg", "--output", "captions.jsonl")
+    assert result.returncode == 1
+    assert sorted(names(tmp_path / "captions.jsonl")) == [name for name in images if not name.endswith("9.jpg")]
+    failures = {record["image"]: record for record in records(tmp_path / "captions.errors.jsonl")}
+    assert failures.keys() == {"photos/0009.jpg", "photos/0019.jpg", "missing.jpg"}
+    assert failures["photos/0009.jpg"]["code"] == "TRUNCATED_IMAGE"
+    assert failures["photos/0009.jpg"]["reason"] == "it ends early. Fetch or export the file again."
+    assert failures["missing.jpg"]["code"] == "UNREADABLE"
+
+
+def test_a_second_run_does_what_is_new_and_says_what_failed(ofa_caption, photos, tmp_path):
+    photos(10, broken=True)
+    ofa_caption("photos", "--output", "captions.jsonl")
+    before = (tmp_path / "captions.jsonl").read_bytes(), (tmp_path / "captions.errors.jsonl").read_bytes()
+    again = ofa_caption("photos", "--output", "captions.jsonl")
+    assert again.returncode == 1
+    after = (tmp_path / "captions.jsonl").read_bytes(), (tmp_path / "captions.errors.jsonl").read_bytes()
+    assert after == before
+    photos(12)
+    ofa_caption("photos", "--output", "captions.jsonl")
+    assert len(names(tmp_path / "captions.jsonl")) == 11
+
+
+def test_what_failed_is_tried_again_when_told(ofa_caption, photos, tmp_path):
+    photos(10, broken=True)
+    ofa_caption("photos", "--output", "captions.jsonl")
+    images = photos(10)
+    result = ofa_caption("photos", "--output", "captions.jsonl", "--retry-failed")
+    assert result.returncode == 0
+    assert sorted(names(tmp_path / "captions.jsonl")) == images
+    assert (tmp_path / "captions.errors.jsonl").read_bytes() == b""
+
+
+def test_an_image_named_twice_is_captioned_once(ofa_caption, photos, tmp_path):
+    photos(3)
+    ofa_caption("photos", "photos/0001.jpg", "photos/*.jpg", "--output", "captions.jsonl")
+    assert Counter(names(tmp_path / "captions.jsonl")).most_common(1)[0][1] == 1
+
+
+def killed_when(process, path, lines, signal_number):
+    """Wait until the output has so many lines, then send the signal."""
+    while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < lines):
+        pass
+    process.send_signal(signal_number)
+    return process.wait()
+
+
+def test_kills_at_any_moment_lose_and_repeat_nothing(environment, ofa_caption, photos, tmp_path):
+    images = photos(300, broken=True, delay_s=0.02)
+    arguments = [*COMMAND, "photos", "--output", "captions.jsonl", "--concurrency", "8"]
+    for lines in (1, 60, 130):
+        process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+        assert killed_when(process, tmp_path / "captions.jsonl", lines, signal.SIGKILL) == -signal.SIGKILL
+    assert ofa_caption("photos", "--output", "captions.jsonl").returncode == 1
+    failed = [name for name in images if name.endswith("9.jpg")]
+    assert sorted(names(tmp_path / "captions.jsonl")) == sorted(set(images) - set(failed))
+    assert sorted(names(tmp_path / "captions.errors.jsonl")) == failed
+
+
+@pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_is_done(environment, ofa_caption, photos, tmp_path, signal_number, status):
+    photos(100, delay_s=0.05)
+    arguments = [*COMMAND, "photos", "--output", "captions.jsonl", "--concurrency", "2"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    assert killed_when(process, tmp_path / "captions.jsonl", 5, signal_number) == status
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    ofa_caption("photos", "--output", "captions.jsonl")
+    assert len(set(names(tmp_path / "captions.jsonl"))) == len(names(tmp_path / "captions.jsonl")) == 100
+
+
+def test_a_server_that_goes_away_ends_the_run_and_no_image_fails(ofa_caption, photos, tmp_path, closed_port):
+    photos(10)
+    away = f"grpc://127.0.0.1:{closed_port}"
+    result = ofa_caption("photos", "--output", "captions.jsonl", "--url", away, "--patience", "0.5")
+    assert result.returncode == 2
+    assert "ofa-caption: UNAVAILABLE: " in result.stderr
+    assert (tmp_path / "captions.errors.jsonl").read_bytes() == b""
+    assert ofa_caption("photos", "--output", "captions.jsonl").returncode == 0
+
+
+def test_shards_together_are_the_whole(ofa_caption, photos, tmp_path):
+    images = photos(40)
+    for i in range(3):
+        assert ofa_caption("photos", "--output", "captions.jsonl", OFA_SHARD=f"{i}/3").returncode == 0
+    parts = sorted(tmp_path.glob("captions-*-of-00003.jsonl"))
+    assert len(parts) == 3
+    assert sorted(name for part in parts for name in names(part)) == images
+
+
+def test_two_runs_at_once_on_one_file_are_refused(environment, ofa_caption, photos, tmp_path):
+    photos(50, delay_s=0.2)
+    arguments = [*COMMAND, "photos", "--output", "captions.jsonl", "--concurrency", "1"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "captions.jsonl").exists() or not (tmp_path / "captions.jsonl").read_bytes():
+        pass
+    second = ofa_caption("photos", "--output", "captions.jsonl")
+    process.kill()
+    process.wait()
+    assert second.returncode == 2
+    assert "another process is writing to captions.jsonl" in second.stderr
+
+
+def test_csv_is_made_when_all_is_done(ofa_caption, photos, tmp_path):
+    photos(10, broken=True)
+    assert ofa_caption("photos", "--output", "captions.csv").returncode == 1
+    with (tmp_path / "captions.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 9
+    assert ofa_caption("photos", "--output", "captions.csv", "--retry-failed").returncode == 1
+
+
+def test_coco_results_are_made_when_all_is_done(ofa_caption, photos, tmp_path):
+    photos(3)
+    assert ofa_caption("photos", "--output", "results.json").returncode == 0
+    made = json.loads((tmp_path / "results.json").read_text())
+    assert sorted((one["image_id"], one["caption"]) for one in made) == [(i, f"photo {i}") for i in range(3)]
+
+
+def test_a_dry_run_names_what_is_left_and_touches_nothing(ofa_caption, photos, tmp_path, closed_port):
+    photos(4)
+    ofa_caption("photos/0001.jpg", "--output", "captions.jsonl")
+    before = sorted(path.name for path in tmp_path.iterdir()), (tmp_path / "captions.jsonl").read_bytes()
+    away = f"grpc://127.0.0.1:{closed_port}"
+    result = ofa_caption("photos", "--output", "captions.jsonl", "--dry-run", "--url", away)
+    assert result.stdout.splitlines() == ["photos/0000.jpg", "photos/0002.jpg", "photos/0003.jpg"]
+    assert (result.stderr, result.returncode) == ("3 images to caption, 1 done already\n", 0)
+    assert (sorted(path.name for path in tmp_path.iterdir()), (tmp_path / "captions.jsonl").read_bytes()) == before
+
+
+def test_another_file_is_not_written_over(ofa_caption, photos, tmp_path):
+    photos(1)
+    (tmp_path / "captions.jsonl").write_text("my notes\n")
+    result = ofa_caption("photos", "--output", "captions.jsonl")
+    assert result.returncode == 2
+    assert (tmp_path / "captions.jsonl").read_text() == "my notes\n"
+
+
+def test_a_folder_that_is_not_there_is_said(ofa_caption, photos):
+    photos(1)
+    result = ofa_caption("photos", "--output", "nowhere/captions.jsonl")
+    assert (result.returncode, result.stderr) == (2, "ofa-caption: nowhere/captions.jsonl: No such file or directory\n")
+
+
+def test_a_data_set_gives_way_to_interactive_requests(ofa_caption, tmp_path, script):
+    (tmp_path / "cat.jpg").write_bytes(script(echo=True))
+    ofa_caption("cat.jpg", "--output", "captions.jsonl")
+    [record] = records(tmp_path / "captions.jsonl")
+    assert json.loads(record["captions"][0]["text"])["parameters"]["priority_class"] == "batch"
+
+
+def test_a_terminal_sees_the_bar(environment, photos, tmp_path):
+    photos(5)
+    ours, theirs = pty.openpty()
+    arguments = [*COMMAND, "photos", "--output", "captions.jsonl"]
+    subprocess.run(arguments, cwd=tmp_path, env=environment, stderr=theirs, check=True, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert re.search(r"\r#{20} 100%  5/5  [\d.]+/s", shown)
