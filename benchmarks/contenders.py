@@ -89,7 +89,7 @@ class Server(Contender):
 
     def stages(self, image: Path) -> np.ndarray:
         """``timing_ms`` of one request."""
-        return np.asarray(self._captioner.caption(image, details=True).timing_ms)
+        return np.asarray(list(self._captioner.caption(image, details=True).timing_ms.values()))
 
     def resident_bytes(self) -> int:
         """Proportional memory of every process of the server."""

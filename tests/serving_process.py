@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
+from ofa_serving.launcher import tether
+
 _READY = re.compile(r"^ready (\S+) (http://\S+) grpc://(\S+) (http://\S+)$")
 
 _SHOWN = 4000
@@ -67,10 +69,16 @@ class ServerProcess:
         return int(re.findall(r"started tritonserver, process (\d+)", self.log())[-1])
 
     def start(self) -> None:
-        """Start the launcher, and return at once."""
+        """Start the launcher, and return at once. A test run that crashes leaves no server behind."""
+        lasting = threading.current_thread() is threading.main_thread()  # its end is what the tether would notice
+        tied = [sys.executable, tether.__file__, str(os.getpid())] if lasting else []
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+                [*tied, *self._command],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
 
     def wait_until_ready(self, seconds: float = 120) -> bool:

@@ -17,7 +17,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the call
         sys.exit(1)
-    os.execv(program, sys.argv[2:])
+    os.execvp(program, sys.argv[2:])
 
 
 if __name__ == "__main__":
