@@ -108,6 +108,12 @@ capacity: $(VENV)/.ready ## WANTED=requests-a-second: how many servers like this
 	@test -n "$(WANTED)" || { echo "make capacity needs WANTED=requests a second"; exit 2; }
 	PATH=$(CURDIR)/$(BIN):$$PATH scripts/loadtest $(NAME) $(LOAD) --wanted-rate $(WANTED)
 
+RUNS ?= 10
+
+.PHONY: replicas
+replicas: $(VENV)/.ready ## [RUNS=10]: spread, replacement and loss of servers behind the proxy under load, again and again
+	for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; $(BIN)/pytest -q tests/replicas || exit; done
+
 .PHONY: image
 image: ## TARGET=cpu|gpu|plans BASE_DIGEST=sha256:...: a container image, with Docker
 	@test -n "$(BASE_DIGEST)" || { echo "make image needs BASE_DIGEST: see deploy/Dockerfile"; exit 2; }

@@ -99,10 +99,11 @@ class ServerProcess:
         """The last line of the log: the reason, if it failed."""
         return self.log().rstrip().rpartition("\n")[2]
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples, right now."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples, right now; of those that have the labels."""
+        wanted = "".join(rf'(?=.*\b{key}="{value}")' for key, value in labels.items())
         with urllib.request.urlopen(self.metrics_url, timeout=10) as answer:
-            samples = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", answer.read().decode(), re.MULTILINE)
+            samples = re.findall(rf"^{name}{wanted}(?:{{.*}})? (\S+)$", answer.read().decode(), re.MULTILINE)
         if not samples:
             raise AssertionError(f"the server has no metric {name}")
         return sum(map(float, samples))
