@@ -128,3 +128,15 @@ image: ## TARGET=cpu|gpu|plans BASE_DIGEST=sha256:...: a container image, with D
 .PHONY: check-deploy
 check-deploy: $(VENV)/.ready .venv-checkov/.ready ## every check of deploy/, with checkov (and nginx and Prometheus if installed)
 	$(BIN)/pytest tests/deploy
+
+# --- reliability: checks that take minutes; docs/reliability.md has their figures -------------------------------------
+
+LONG := $(BIN)/pytest -m long -o junit_family=xunit1 --junitxml
+
+.PHONY: overload
+overload: $(VENV)/.ready ## 4,000 requests at 400 concurrent, and the memory a minute later (3 minutes)
+	mkdir -p .cache && $(LONG)=.cache/overload.xml tests/faults/test_overload.py
+
+.PHONY: fuzz
+fuzz: $(VENV)/.ready ## 10,000 mutated images, HTTP and gRPC requests each (10 minutes)
+	mkdir -p .cache && $(LONG)=.cache/fuzz.xml tests/faults/test_fuzz.py

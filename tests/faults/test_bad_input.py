@@ -7,6 +7,7 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc
@@ -14,6 +15,7 @@ import tritonclient.http
 from bad_images import ACCEPTED, PHOTO, REFUSED
 from cases import CASES
 from ofa_serving.images import load_pixels
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.utils import InferenceServerException
 from wire import over_curl, over_grpc, over_http
 
@@ -85,6 +87,19 @@ def test_one_bad_image_of_a_batch_is_counted_out(server, ask):
 def test_an_unknown_model(server, ask):
     error = failure(ask, server, "no_such_model", [PHOTO])
     assert error.status() in {"404", "StatusCode.NOT_FOUND"}
+
+
+@pytest.mark.parametrize("batch", [0, -(2**63)])
+def test_a_batch_of_no_images(server, batch):
+    """Triton lets both through: the second is none in 32 bits."""
+    request = ModelInferRequest(model_name=MODEL)
+    request.inputs.add(name="image", datatype="BYTES", shape=[batch, 1])
+    request.raw_input_contents.append(len(PHOTO).to_bytes(4, "little") + PHOTO)
+    with (
+        tritonclient.grpc.InferenceServerClient(server.grpc_url) as client,
+        pytest.raises(grpc.RpcError, match="EMPTY_IMAGE: the request has no image"),
+    ):
+        client._client_stub.ModelInfer(request)
 
 
 WRONG_TENSORS = {

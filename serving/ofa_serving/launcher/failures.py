@@ -25,6 +25,10 @@ _KNOWN = (
         "the server's environment lacks the package {detail}",
     ),
     (r"MemoryError|bad_alloc|[Cc]annot allocate memory|out of memory", "there is too little memory for the models"),
+    (
+        r"can't start new thread|Resource temporarily unavailable",
+        "there is too little memory for the models' threads, or too few processes are allowed",
+    ),
 )
 """What the log says, and what that means; looked for in this order."""
 

@@ -136,13 +136,22 @@ class Server:
         if self._process.exit_code is not None:
             raise LaunchError(explain(self._process.exit_code, self._process.last_lines()))
 
-    def drain(self, until: float, impatient: threading.Event) -> None:
-        """Have new requests refused, and wait until none is in flight: an ending Triton would fail those."""
+    def drain(self, until: float, impatient: threading.Event) -> bool:
+        """Have new requests refused, and wait until none is in flight: an ending Triton would fail those.
+
+        Returns:
+            whether none is, which a server that does not count them never says.
+
+        """
         self._drain_file.touch()
         while self._process.exit_code is None and time.monotonic() < until and not impatient.is_set():
             time.sleep(_DRAIN_SECONDS)  # also for requests that were let in while the file was made
-            if not self.metric(IN_FLIGHT_METRIC):
-                return
+            in_flight = self.metric(IN_FLIGHT_METRIC)
+            if in_flight is None:
+                return False
+            if not in_flight:
+                return True
+        return False
 
     def terminate(self) -> None:
         """Ask it to end."""

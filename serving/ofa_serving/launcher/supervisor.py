@@ -25,6 +25,9 @@ _CLEAN_EXITS = (0, -signal.SIGTERM)  # the second before it listens to signals
 _EXIT_MARGIN = 10
 """Seconds past the server's own exit timeout until it is killed."""
 
+_SENT_SECONDS = 0.5
+"""Until the last answers have left the machine."""
+
 _LAST_SECONDS = 2
 """What a broken server is given to finish what it still can."""
 
@@ -119,7 +122,11 @@ class Supervisor:
         timeout = self._plan.settings.stop_timeout
         logger.info("stopping: requests in flight are given %d s", timeout)
         stop_by = time.monotonic() + timeout
-        server.drain(stop_by, self._impatient)
+        if server.drain(stop_by, self._impatient) and server.wait(_SENT_SECONDS) is None:
+            # Nothing is lost. A Triton that ends by itself goes on for seconds, answering that it has no such models.
+            server.kill()
+            logger.info("stopped")
+            return
         server.terminate()
         while (exit_code := server.wait(_POLL_SECONDS)) is None:
             if self._impatient.is_set():

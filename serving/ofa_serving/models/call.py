@@ -61,10 +61,12 @@ class Call:
             max_seconds: the longest it may take.
 
         Raises:
-            CaptionError: INVALID_PARAMETER.
+            CaptionError: INVALID_PARAMETER or EMPTY_IMAGE.
         """
         priority = _priority(parameters.pop(PRIORITY_CLASS, PriorityClass.INTERACTIVE))
         image = pb_utils.get_input_tensor_by_name(request, Tensor.IMAGE)
+        if len(image.shape()) < 2:  # Triton takes a batch of none, and hands its tensor over without that dimension
+            raise CaptionError(Code.EMPTY_IMAGE, "the request has no image")
         files = image.as_numpy().reshape(-1)
         return cls(
             image=image,

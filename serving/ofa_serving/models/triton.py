@@ -95,6 +95,11 @@ def log_fault(where: str) -> str:
     return number
 
 
+def log_refusal(where: str, message: str) -> None:
+    """Logs what a client is told in other words."""
+    pb_utils.Logger.log_error(f"{where}: {message}")
+
+
 def raise_refusal(message: str, stage: str) -> NoReturn:
     """Raises what a stage, or Triton for it, answered: the contract's codes as they are, the rest in its words.
 
@@ -107,4 +112,7 @@ def raise_refusal(message: str, stage: str) -> NoReturn:
         raise CaptionError(Code.OVERLOADED, "too many images are waiting; try again later")
     if "timeout expired" in message:
         raise CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")
+    if "shared memory pool" in message:
+        log_refusal(stage, message)
+        raise CaptionError(Code.OVERLOADED, "the server has too little shared memory left; try again later")
     raise RuntimeError(f"{stage} failed: {message}")

@@ -60,7 +60,7 @@ resolver_timeout 5s;
 upstream {{ $track }}_{{ $kind }} {
     zone {{ $track }}_{{ $kind }} 256k;
     least_conn;
-    server {{ $release }}-server.{{ $domain }}:{{ $port }} resolve max_fails=3 fail_timeout=5s;
+    server {{ $release }}-server.{{ $domain }}:{{ $port }} resolve max_conns=96 max_fails=3 fail_timeout=5s;
     keepalive 64;
 }
 {{- end }}

@@ -1,0 +1,109 @@
+"""A server that is told to end loses nothing, and one of two is replaced without a client seeing it."""
+
+import re
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from callers import Callers
+from cases import CASES
+from flood import known_images
+from proxy_process import MISSING, NGINX, ProxyProcess
+from serving_process import ServerProcess, wait_until
+from wire import over_grpc
+
+MODEL = CASES[0].model_name
+LONG = {"beam_size": 8, "max_length": 64, "min_length": 64, "no_repeat_ngram_size": 0}
+
+needs_proxy = pytest.mark.skipif(NGINX is None, reason=MISSING)
+
+
+class Pair:
+    """Two servers of one checkpoint; one that has ended is replaced by a new one when it is asked for."""
+
+    def __init__(self, artifacts, work):
+        self._artifacts, self._work, self._started, self._running = artifacts, work, 0, []
+
+    @property
+    def servers(self):
+        while len(self._running) < 2:
+            self.add()
+        return list(self._running)
+
+    def add(self):
+        self._started += 1
+        work = self._work / str(self._started)
+        work.mkdir()
+        server = ServerProcess(self._artifacts, [MODEL], work)
+        server.__enter__()
+        self._running.append(server)
+
+    def end(self, server):
+        """As an orchestrator does; its exit code."""
+        self._running.remove(server)
+        server.send_signal(signal.SIGTERM)
+        try:
+            return server.wait(45)
+        finally:
+            server.stop()
+
+    def close(self):
+        for server in list(self._running):
+            self.end(server)
+
+
+@pytest.fixture(scope="module")
+def pair(artifacts, tmp_path_factory):
+    both = Pair(artifacts(CASES[0]).parent, tmp_path_factory.mktemp("pair"))
+    yield both
+    both.close()
+
+
+@pytest.fixture
+def proxy(pair, tmp_path):
+    with ProxyProcess(tmp_path / "proxy", pair.servers) as running:
+        yield running
+
+
+def answers_go_on(callers):
+    answered = callers.answered
+    wait_until(lambda: callers.answered > answered + 20)
+
+
+@needs_proxy
+def test_a_rolling_replacement_is_seen_by_no_client(pair, proxy):
+    """As docs/reliability.md has it: out of the proxy's list, then the signal, then its successor into the list."""
+    with Callers(proxy, MODEL, known_images(CASES[0]), each=3) as callers:
+        answers_go_on(callers)
+        old, other = pair.servers
+        proxy.point_at([other])
+        proxy.reload()
+        time.sleep(1)  # requests that were on their way
+        assert pair.end(old) == 0
+        answers_go_on(callers)
+        pair.add()
+        proxy.point_at(pair.servers)
+        proxy.reload()
+        answers_go_on(callers)
+    assert callers.failures == {"grpc": [], "http": []}
+
+
+@needs_proxy
+def test_a_server_that_stops_unannounced_is_passed_over_for_http(pair, proxy):
+    """What gRPC answers is not for a proxy to read, so those clients are told to ask again."""
+    with Callers(proxy, MODEL, known_images(CASES[0]), each=3) as callers:
+        answers_go_on(callers)
+        assert pair.end(pair.servers[0]) == 0
+        answers_go_on(callers)
+    assert callers.failures["http"] == []
+    assert [told for told in callers.failures["grpc"] if not re.search("OVERLOADED|UNAVAILABLE", told)] == []
+
+
+def test_sigterm_with_40_requests_in_flight_answers_all_of_them(pair):
+    server = pair.servers[0]
+    with ThreadPoolExecutor(40) as pool:
+        answers = [pool.submit(over_grpc, server, MODEL, [CASES[0].images[0]], **LONG) for _ in range(40)]
+        wait_until(lambda: server.metric("ofa_requests_in_flight") == 40)
+        assert pair.end(server) == 0
+        assert {len(answer.result()["caption"][0, 0]) > 0 for answer in answers} == {True}
