@@ -62,19 +62,20 @@ class Server(Contender):
 
     def __init__(self, checkpoint: Checkpoint, engine: str, precision: str, work: Path, concurrency: int) -> None:
         self.name, self.concurrency = f"{engine} {precision}", concurrency
-        self._model = f"bench_{engine}_{precision}"
+        self.model = f"bench_{engine}_{precision}"
         artifacts = work / "artifacts"
-        if not (artifacts / self._model).exists():
-            build_artifact(checkpoint, "random", self._model, artifacts, Serving.on("cpu", engine, precision))
-        folder = work / self._model
+        self.repository = artifacts / self.model / "model_repository"
+        if not self.repository.exists():
+            build_artifact(checkpoint, "random", self.model, artifacts, Serving.on("cpu", engine, precision))
+        folder = work / self.model
         folder.mkdir(parents=True, exist_ok=True)
-        self._process = ServerProcess(artifacts, [self._model], folder)
+        self._process = ServerProcess(artifacts, [self.model], folder)
 
     def __enter__(self) -> Self:
         started = time.perf_counter()
         self._process.__enter__()
         self.start_seconds = time.perf_counter() - started
-        self._captioner = Captioner(f"grpc://{self._process.grpc_url}", model=self._model, timeout=120)
+        self._captioner = Captioner(f"grpc://{self._process.grpc_url}", model=self.model, timeout=120)
         return self
 
     def __exit__(

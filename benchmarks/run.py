@@ -21,7 +21,9 @@ from ofa_serving.contract import STAGES
 from .ceiling import matmul_gflops
 from .checkpoints import GFLOP, SIZES, write_random
 from .contenders import Contender, ModelScope, Server
+from .engines import measure_engines
 from .images import write_images
+from .load import measure_load
 from .machine import describe
 from .report import write_report
 
@@ -54,8 +56,13 @@ def main() -> None:
             "ceiling_gflops": {"fp32": _ceiling(rounds, "fp32"), "bf16": _ceiling(rounds, "bf16")},
             "contenders": {contender.name: _summary(contender, rounds) for contender in contenders},
             "servers": {server.name: _server_figures(server, images) for server in servers},
+            "load": {server.name: measure_load(server.caption, images, flags.arrivals) for server in servers},
             "same_caption_as_first": {name: text == captions[contenders[0].name] for name, text in captions.items()},
         }
+    _say("the engines alone")
+    results["engines"] = {
+        server.name: measure_engines(server.repository, server.model, flags.image_size) for server in servers
+    }
     write_report(results, flags.output / f"{flags.size}-{flags.image_size}")
 
 
@@ -68,6 +75,7 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=8, help="in each round")
     parser.add_argument("--concurrency", type=int, default=8, help="requests in flight for throughput")
+    parser.add_argument("--arrivals", type=int, default=100, help="requests of the Poisson load on each server")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--work", type=Path, help="keeps checkpoints and engines here, for the next run")
     return parser.parse_args()

@@ -1,0 +1,62 @@
+"""The engines alone, in this process: no server, no image decoding, no network."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from ofa_serving.contract import Names
+from ofa_serving.local import LocalCaptioner
+
+BATCHES = (1, 4, 16, 64)
+"""Images of one encoder run, and captions of one search (the search takes at most its ``max_captions`` at a time)."""
+
+BEAMS = (1, 5, 10)
+_REPEATS = {1: 5, 4: 3}
+
+
+def measure_engines(repository: Path, name: str, image_size: int) -> dict:
+    """Milliseconds an image: ``encoder`` by batch, ``search`` by beam size and number of captions.
+
+    Args:
+        repository: a built ``model_repository``.
+        name: the public model's.
+        image_size: in pixels.
+    """
+    random = np.random.default_rng(5)
+    with LocalCaptioner(repository, name) as captioner:
+        pixels = random.integers(0, 256, (max(BATCHES), image_size, image_size, 3), dtype=np.uint8)
+        states = captioner.encode(pixels[:16])
+        states = np.concatenate([states] * (max(BATCHES) // len(states)))
+        search: dict[str, dict[str, float]] = {}
+        for beam in BEAMS:
+            settings = replace(captioner.defaults, beam_size=beam)
+            search[str(beam)] = {
+                str(count): _milliseconds(lambda: captioner.search(states[:count], settings), count)  # noqa: B023
+                for count in BATCHES
+            }
+        encoder = {str(count): _milliseconds(lambda: captioner.encode(pixels[:count]), count) for count in BATCHES}  # noqa: B023
+    return {"encoder": encoder, "search": search, "size_mib": engine_mebibytes(repository, name)}
+
+
+def engine_mebibytes(repository: Path, name: str) -> float:
+    """The size of the encoder's and the decoder's files."""
+    names = Names(name)
+    folders = (repository / names.encoder / "1", repository / names.beam_search / "1")
+    files = [file for folder in folders for file in folder.iterdir() if ".onnx" in file.name or ".plan" in file.name]
+    return round(sum(file.stat().st_size for file in files) / 2**20, 1)
+
+
+def _milliseconds(run: Callable[[], object], images: int) -> float:
+    """The median time of a run after one that is not counted, for each of its images."""
+    run()
+    seconds = []
+    for _ in range(_REPEATS.get(images, 1)):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return round(statistics.median(seconds) * 1e3 / images, 1)
