@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
 NAME ?= ofa_caption
-ENGINE ?= onnxruntime
+ENGINE ?= auto
 DEVICE ?= cpu
 PRECISION ?= fp32
 SIZE ?= tiny

@@ -7,8 +7,10 @@ from ofa_build.cli import main
 REFUSED = {
     "a name with a path": (["--name", "../x"], "is no model name"),
     "TensorRT on a CPU": (["--engine", "tensorrt"], "is for --device gpu"),
-    "bf16 in ONNX Runtime": (["--precision", "bf16"], "is built in fp32, not in bf16"),
+    "bf16 in ONNX Runtime": (["--engine", "onnxruntime", "--precision", "bf16"], "is built in fp32, not in bf16"),
     "TensorRT where there is none": (["--engine", "tensorrt", "--device", "gpu"], "TensorRT is not installed"),
+    "int8": (["--precision", "int8"], "not in int8"),
+    "fewer than no threads": (["--threads", "-1"], "0 or more"),
     "no such checkpoint": ([], "no-such-folder"),
 }
 

@@ -1,0 +1,57 @@
+"""``ofa-build build``: a checkpoint to engines and a deployable model repository."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from ofa_serving.contract import DEFAULT_NAME
+
+from ..artifact import build_artifact
+from ..checkpoint import load_checkpoint
+from ..choice import AUTO, PRECISIONS, ChoiceError, choose, cpu_instructions
+from ..plans import load_tensorrt
+from ..repository import Serving
+
+log = logging.getLogger("ofa-build")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser("build", help="checkpoint to engines and a deployable model repository")
+    parser.set_defaults(run=run)
+    parser.add_argument("checkpoint", help="a directory, a fairseq .pt file, or a hub's name such as damo/...")
+    parser.add_argument("--name", default=DEFAULT_NAME, help="the public model's name (default %(default)s)")
+    parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where to (default %(default)s)")
+    parser.add_argument("--engine", choices=(AUTO, *PRECISIONS), default=AUTO, help="default: the fastest measured")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16", "int8", AUTO),
+        default="fp32",
+        help="fp32 is exact; auto is the fastest that this machine has instructions for (default %(default)s)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of each CPU engine; 0 is one for each core it may use (default)"
+    )
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Run the subcommand."""
+    if not _NAME.fullmatch(flags.name):
+        raise ChoiceError(f"{flags.name!r} is no model name: letters, digits, _ and -, 64 at most")
+    if flags.threads < 0:
+        raise ChoiceError("--threads is 0 or more")
+    choice = choose(flags.engine, flags.precision, flags.device, cpu_instructions())
+    if choice.engine == "tensorrt":
+        load_tensorrt()
+    log.info("engine %s, precision %s: %s", choice.engine, choice.precision, choice.why)
+    serving = replace(Serving.on(flags.device, choice.engine, choice.precision), threads=flags.threads)
+    checkpoint = load_checkpoint(flags.checkpoint)
+    folder = build_artifact(checkpoint, flags.checkpoint, flags.name, flags.artifacts, serving)
+    log.info("built %s", folder)

@@ -1,0 +1,46 @@
+"""What is built where the user leaves the engine or the precision to the machine."""
+
+import pytest
+from ofa_build.choice import ChoiceError, choose, cpu_instructions
+
+PLAIN = frozenset({"avx2"})
+BF16 = frozenset({"avx2", "avx512_bf16"})
+
+CHOSEN = {
+    "exact unless asked": (
+        ("auto", "fp32", "cpu", BF16),
+        ("onnxruntime", "fp32"),
+        "fastest measured in fp32",
+    ),
+    "bf16 in the engine that has it": (("auto", "bf16", "cpu", BF16), ("openvino", "bf16"), "fastest measured in bf16"),
+    "the fastest": (("auto", "auto", "cpu", BF16), ("openvino", "bf16"), "this CPU has avx512_bf16"),
+    "the fastest without bf16": (("auto", "auto", "cpu", PLAIN), ("onnxruntime", "fp32"), "nothing faster"),
+    "the fastest of an engine": (("onnxruntime", "auto", "cpu", BF16), ("onnxruntime", "fp32"), "nothing faster"),
+    "as asked": (("openvino", "fp32", "cpu", PLAIN), ("openvino", "fp32"), "as asked"),
+    "asked for what this CPU lacks": (("openvino", "bf16", "cpu", PLAIN), ("openvino", "bf16"), "expect no gain"),
+    "a GPU": (("auto", "fp32", "gpu", PLAIN), ("tensorrt", "fp32"), "on a GPU"),
+    "a GPU's fastest": (("auto", "auto", "gpu", BF16), ("tensorrt", "fp32"), "nothing faster"),
+}
+
+
+@pytest.mark.parametrize(("asked", "built", "why"), CHOSEN.values(), ids=CHOSEN)
+def test_choices(asked, built, why):
+    choice = choose(*asked)
+    assert (choice.engine, choice.precision) == built
+    assert why in choice.why
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [("onnxruntime", "bf16", "cpu"), ("auto", "fp16", "cpu"), ("auto", "int8", "cpu"), ("tensorrt", "fp32", "cpu")],
+    ids=" ".join,
+)
+def test_what_is_not_built_is_refused(asked):
+    with pytest.raises(ChoiceError):
+        choose(*asked, BF16)
+
+
+def test_instructions_are_the_first_processors_flags(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx2\n\nprocessor\t: 1\nflags\t\t: other\n")
+    assert cpu_instructions(tmp_path / "cpuinfo") == {"fpu", "avx2"}
+    assert cpu_instructions(tmp_path / "absent") == frozenset()
