@@ -140,3 +140,9 @@ overload: $(VENV)/.ready ## 4,000 requests at 400 concurrent, and the memory a m
 .PHONY: fuzz
 fuzz: $(VENV)/.ready ## 10,000 mutated images, HTTP and gRPC requests each (10 minutes)
 	mkdir -p .cache && $(LONG)=.cache/fuzz.xml tests/faults/test_fuzz.py
+
+# --- client -----------------------------------------------------------------------------------------------------------
+
+.PHONY: client-soak
+client-soak: $(VENV)/.ready ## 20,000 images through kills of client and server, and 100,000 results with flat memory (minutes)
+	$(BIN)/pytest tests/client_soak -s --show-capture=no

@@ -63,6 +63,14 @@ def test_a_folder_is_the_images_below_it_sorted(folder):
     assert keys("photos") == ["photos/a.PNG", "photos/b.jpg", "photos/deep/er/c.webp"]
 
 
+def test_a_link_to_nowhere_is_reported_and_a_pipe_is_not_waited_for(folder):
+    (folder / "photos/lost.jpg").symlink_to("nowhere")
+    os.mkfifo(folder / "photos/pipe.jpg")
+    found = keys("photos")
+    assert "photos/lost.jpg" in found
+    assert "photos/pipe.jpg" not in found
+
+
 def test_a_pattern_is_what_matches_it(folder):
     assert keys("photos/*.jpg") == ["photos/b.jpg"]
     assert keys("photos/**/*.webp") == ["photos/deep/er/c.webp"]

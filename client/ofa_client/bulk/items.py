@@ -140,6 +140,11 @@ def _walk(folder: str) -> Iterator[Item | _Archive]:
             yield unreadable(current, error.strerror or str(error))
             continue
         for entry in entries:
-            if entry.name.lower().endswith((*IMAGE_SUFFIXES, *_TAR_SUFFIXES, ".parquet")) and entry.is_file():
+            if entry.name.lower().endswith((*IMAGE_SUFFIXES, *_TAR_SUFFIXES, ".parquet")) and _may_be_read(entry):
                 yield _one(entry.path)
         folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+
+
+def _may_be_read(entry: os.DirEntry[str]) -> bool:
+    """Tell files, and links to nowhere that have to be reported, from folders, pipes and devices."""
+    return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
