@@ -146,3 +146,30 @@ fuzz: $(VENV)/.ready ## 10,000 mutated images, HTTP and gRPC requests each (10 m
 .PHONY: client-soak
 client-soak: $(VENV)/.ready ## 20,000 images through kills of client and server, and 100,000 results with flat memory (minutes)
 	$(BIN)/pytest tests/client_soak -s --show-capture=no
+
+.PHONY: client-api
+client-api: $(VENV)/.ready ## write docs/client-api.md from the client's docstrings
+	$(BIN)/python scripts/client-api
+
+# Ray wants a newer numpy than the server, and the page an older pillow: each has an environment of its own.
+.venv-ray/.ready: client/pyproject.toml
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/pip install -q -e 'client[ray]' ray==2.60.0 pyarrow==26.0.1 webdataset==1.0.2 tritonclient==2.73.0 pytest==9.2.0
+	touch $@
+
+.PHONY: test-ray
+test-ray: $(VENV)/.ready .venv-ray/.ready ## caption data sets on a local Ray over two servers
+	OFA_SERVER_PYTHON=$(BIN)/python .venv-ray/bin/pytest tests/client_ray --confcutdir=tests/client_ray
+
+.venv-page/.ready: client/pyproject.toml
+	$(PYTHON) -m venv .venv-page
+	.venv-page/bin/pip install -q -e 'client[page]' gradio==6.31.0 tritonclient==2.73.0 playwright==1.65.2 pytest==9.2.0
+	touch $@
+
+.PHONY: page
+page: .venv-page/.ready ## [OFA_URL=grpc://host:port]: a web page to try a running server with, at 127.0.0.1:7860
+	.venv-page/bin/python -m ofa_client.page --model $(NAME) --examples examples/images
+
+.PHONY: test-page
+test-page: .venv-page/.ready artifacts/ofa_caption/manifest.json ## use the page in Debian's Chromium, over the bundled checkpoint
+	PATH=$(CURDIR)/$(BIN):$$PATH scripts/with-server ofa_caption .venv-page/bin/pytest tests/page --confcutdir=tests/page

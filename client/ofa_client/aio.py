@@ -175,7 +175,7 @@ class AsyncCaptioner:
             **options: as for :meth:`caption`.
 
         Yields:
-            one :class:`Outcome` an image, with its captions or its error.
+            Outcome: an image's captions, or its error.
 
         Raises:
             ValueError: a concurrency or a timeout out of range.
