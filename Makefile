@@ -68,6 +68,11 @@ bench: $(VENV)/.ready ## SIZE=tiny [PEER=modelscope] [CONTENDERS="engine:precisi
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.run --size $(SIZE) --contenders $(CONTENDERS) \
 	  --work .cache/bench $(if $(PEER),--peer .venv-modelscope/bin/python)
 
+.PHONY: checkpoint
+checkpoint: $(VENV)/.ready ## train the bundled checkpoint and its table again, into .cache/checkpoint (most of a day on 2 cores)
+	$(BIN)/pip install -q -c constraints.txt -e '.[scenes]'
+	scripts/checkpoint
+
 # --- TensorRT, in NVIDIA's container ----------------------------------------------------------------------------------
 
 TRITON_IMAGE ?= nvcr.io/nvidia/tritonserver:26.06-py3

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from .checkpoint import CheckpointError
 from .choice import ChoiceError
-from .commands import build, evaluate
+from .commands import build, distill, evaluate, finetune
 from .commands.errors import EXPECTED
 from .plans import PlanError
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ofa-build", description="Make things from OFA captioning checkpoints.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (build, evaluate):
+    for command in (build, evaluate, finetune, distill):
         command.add(commands)
     return parser
 

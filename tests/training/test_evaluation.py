@@ -15,6 +15,7 @@ from ofa_build.cli import main
 from ofa_build.data import open_data
 from ofa_build.evaluation import metrics
 from ofa_build.evaluation.captioners import ServedCaptioner, ServerError, TorchCaptioner
+from ofa_build.evaluation.comparison import compare
 from ofa_build.evaluation.search import normalise_pixels, search_captions
 from ofa_serving.images import load_pixels
 
@@ -176,3 +177,12 @@ def test_a_server_is_evaluated_through_the_sdk(server, tmp_path):
     assert all(seconds > 0 for *_, seconds in answers)
     with pytest.raises(ServerError, match="MODEL_NOT_FOUND"):
         list(ServedCaptioner(f"grpc://{server.grpc_url}", "no_such_model").answers(data.records))
+
+
+def test_runs_are_set_side_by_side():
+    one = {"images": 4, "exact": 0.5, "scores": {"CIDEr": 1.0, "BLEU-4": 0.3}}
+    other = {"images": 4, "exact": 0.75, "scores": {"CIDEr": 1.5, "BLEU-4": 0.4}}
+    table = compare({"direct": [one, other], "distilled": [other]}).splitlines()
+    assert table[0] == "| | runs | images | CIDEr | BLEU-4 | exactly a reference |"
+    assert table[2] == "| direct | 2 | 4 | 125.0 (100.0 to 150.0) | 35.0 (30.0 to 40.0) | 62.5 (50.0 to 75.0) |"
+    assert table[3] == "| distilled | 1 | 4 | 150.0 | 40.0 | 75.0 |"

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ofa_build.checkpoint import load_checkpoint
-from ofa_build.model import OFA
-from ofa_build.training.evaluation import greedy_tokens
+from ofa_build.evaluation.captioners import TorchCaptioner
 from ofa_serving.images import load_pixels
 
 ROOT = Path(__file__).parents[2]
@@ -30,13 +29,7 @@ def test_every_example_has_a_caption_and_a_file():
 
 
 def test_it_captions_every_example_exactly(checkpoint):
-    settings, tokenizer = checkpoint.settings, checkpoint.tokenizer
-    model = OFA(checkpoint.config).eval()
-    model.load_state_dict(dict(checkpoint.state_dict))
+    captioner = TorchCaptioner.load(checkpoint, torch.device("cpu"))
     files = [ROOT / "examples" / "images" / name for name in CAPTIONS]
-    pixels = np.stack([load_pixels(file.read_bytes(), settings.patch_image_size) for file in files])
-    normalised = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
-    prompt = torch.tensor(tokenizer.encode_prompt(settings.prompt))
-    tokens = greedy_tokens(model, normalised, prompt).tolist()
-    ends = [row[: row.index(tokenizer.special.eos)] for row in tokens]
-    assert dict(zip(CAPTIONS, map(tokenizer.caption, ends), strict=True)) == CAPTIONS
+    pixels = np.stack([load_pixels(file.read_bytes(), checkpoint.settings.patch_image_size) for file in files])
+    assert dict(zip(CAPTIONS, captioner.captions(pixels), strict=True)) == CAPTIONS

@@ -3,5 +3,7 @@
 from ..data import DataError
 from ..evaluation.captioners import ServerError
 from ..evaluation.metrics import MetricError
+from ..training.recipe import RecipeError
+from ..training.work_folder import RunError
 
-EXPECTED = (DataError, MetricError, ServerError)
+EXPECTED = (DataError, MetricError, RecipeError, RunError, ServerError)

@@ -63,11 +63,14 @@ class Columns:
         return _value(row, self.image, _IMAGES, "image"), _value(row, self.caption, _CAPTIONS, "caption")
 
 
-def records_of(rows: Iterable[Mapping[str, Any]], columns: Columns, bad: BadRecords) -> Sequence[Record]:
+def records_of(
+    rows: Iterable[Mapping[str, Any]], folder: Path | None, columns: Columns, bad: BadRecords
+) -> Sequence[Record]:
     """Give the rows of a data set object as records; its rows are read when they are needed.
 
     Args:
         rows: with a length and whole-number indices, as a ``datasets.Dataset`` or an ``MsDataset`` has.
+        folder: where images that are named by a file start from.
         columns: which hold the image and the caption.
         bad: takes the rows that cannot be used.
 
@@ -81,18 +84,20 @@ def records_of(rows: Iterable[Mapping[str, Any]], columns: Columns, bad: BadReco
         name = f"row {number}"
         try:
             texts = caption_list(captions[number]) if captions is not None else _captions_at(rows, number, columns)
-            records.append(Record(name, partial(_read_row, rows, number, columns), texts))
+            records.append(Record(name, partial(_read_row, rows, number, folder, columns), texts))
         except DataError as error:
             bad.add(name, str(error))
     return records
 
 
-def stream_rows(rows: Iterable[Mapping[str, Any]], columns: Columns, bad: BadRecords) -> Iterator[Record]:
+def stream_rows(
+    rows: Iterable[Mapping[str, Any]], folder: Path | None, columns: Columns, bad: BadRecords
+) -> Iterator[Record]:
     """Give the rows of a streaming data set as records, one by one."""
     for number, row in enumerate(rows):
         name = f"row {number}"
         try:
-            yield record_of(row, name, columns, None)
+            yield record_of(row, name, columns, folder)
         except DataError as error:
             bad.add(name, str(error))
 
@@ -151,8 +156,8 @@ def _captions_at(rows: Any, number: int, columns: Columns) -> tuple[str, ...]:
     return caption_list(columns.pick(rows[number])[1])
 
 
-def _read_row(rows: Any, number: int, columns: Columns) -> bytes:
-    return image_reader(columns.pick(rows[number])[0])()
+def _read_row(rows: Any, number: int, folder: Path | None, columns: Columns) -> bytes:
+    return record_of(rows[number], f"row {number}", columns, folder).read()
 
 
 def _encode(picture: Image.Image) -> bytes:

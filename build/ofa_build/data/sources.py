@@ -36,6 +36,17 @@ class CaptionStream:
     bad: BadRecords
 
 
+@dataclass(frozen=True)
+class DataOptions:
+    """How both data sources are read, see :func:`open_data`."""
+
+    images: str | Path | None = None
+    columns: Mapping[str, str] | None = None
+    max_bad: int = DEFAULT_MAX_BAD
+    streaming: bool = False  # the training data only
+    evaluation_images: int | None = None  # the first so many of the evaluation data
+
+
 def open_data(
     source: str | Path | Rows,
     *,
@@ -64,7 +75,7 @@ def open_data(
     bad, names = BadRecords(max_bad), Columns.of(columns)
     folder = None if images is None else Path(images)
     if not isinstance(source, str | Path):
-        return _open_rows(source, names, streaming, bad)
+        return _open_rows(source, folder, names, streaming, bad)
     paths = _paths(str(source))
     if split and paths[0].suffix != ".json":
         raise DataError(f"a split is taken of Karpathy's JSON file; {paths[0].name} is none")
@@ -76,10 +87,12 @@ def open_data(
     return _checked(CaptionData(records, bad), str(source))
 
 
-def _open_rows(source: Rows, names: Columns, streaming: bool, bad: BadRecords) -> CaptionData | CaptionStream:
+def _open_rows(
+    source: Rows, images: Path | None, names: Columns, streaming: bool, bad: BadRecords
+) -> CaptionData | CaptionStream:
     if streaming or not hasattr(source, "__len__"):
-        return CaptionStream(lambda: stream_rows(source, names, bad), bad)
-    return _checked(CaptionData(records_of(source, names, bad), bad), "the data set")
+        return CaptionStream(lambda: stream_rows(source, images, names, bad), bad)
+    return _checked(CaptionData(records_of(source, images, names, bad), bad), "the data set")
 
 
 def _paths(source: str) -> list[Path]:

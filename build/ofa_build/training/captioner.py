@@ -1,36 +1,127 @@
-"""Trains a run's transformer on what its image encoder sees: ``python -m ofa_build.training.captioner RUN``.
+"""Trains a transformer on what its image encoder sees: ``python -m ofa_build.training.captioner CHECKPOINT RUN``.
 
 The image encoder is by far the most of a step and is learned first. Here its features of many scenes are computed once,
-and the rest of the model learns from them at several times the speed; ``ofa_build.training.scenes`` then continues the
-run with both.
+and the rest of the model learns from them at several times the speed.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import math
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ofa_build.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ofa_build.model import OFA
 from ofa_build.scenes.art import Art
 from ofa_build.scenes.sampler import SceneSampler
 from ofa_build.scenes.sources import TRAINING_STYLES
 from ofa_build.scenes.splits import Split
-from ofa_build.scenes.vocabulary import PAD
-from ofa_build.training.scene_data import MAX_TOKENS, decoder_inputs
-from ofa_build.training.scenes import Recipe, SceneTraining
+from ofa_build.scenes.vocabulary import PAD, CaptionTokenizer
+from ofa_build.training.freezing import set_training
+from ofa_build.training.hooks import CsvLog, PlainLog
+from ofa_build.training.loop import Interrupted, Trainer, make_accelerator
+from ofa_build.training.objectives import CrossEntropy, Terms
+from ofa_build.training.recipe import Recipe
+from ofa_build.training.run import student
+from ofa_build.training.scene_data import MAX_TOKENS, SceneDataset, stream
+from ofa_build.training.scenes import PRETRAINING
+from ofa_build.training.work_folder import WorkFolder
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger("ofa-build")
 
 FIRST_SCENE = 10_000_000
-"""Scenes from here on are those that no joint run reaches."""
+"""Scenes from here on are those that no pretraining reaches."""
+
+CAPTIONER = replace(
+    PRETRAINING, epochs=5, max_updates=None, batch_size=48, learning_rate=1.2e-3, warm_up=0.02, weight_decay=0.01,
+    freeze=("resnet",),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RecordedBatch:
+    """``features`` [B, 1024, S/16, S/16] of pictures, and ``targets`` [B, T], padded."""
+
+    features: Tensor
+    targets: Tensor
+
+    @property
+    def images(self) -> int:
+        """How many pictures there are."""
+        return len(self.targets)
+
+    def to(self, device: torch.device) -> RecordedBatch:
+        """Move the tensors."""
+        return RecordedBatch(self.features.to(device), self.targets.to(device))
+
+
+class RecordedScenes:
+    """Scenes as a checkpoint's image encoder sees them."""
+
+    def __init__(
+        self,
+        model: OFA,
+        tokenizer: CaptionTokenizer,
+        art: Art,
+        recipe: Recipe,
+        image_size: int,
+        first: int,
+        scenes: int,
+    ) -> None:
+        """Record ``scenes`` training scenes, a whole number of batches, from number ``first`` on."""
+        self._recipe = recipe
+        dataset = SceneDataset(SceneSampler(Split.TRAIN, recipe.seed), art, tokenizer, image_size)
+        size, encoder = recipe.batch_size, model.encoder.embed_images.eval()
+        features, self.targets = [], torch.full((scenes // size * size, MAX_TOKENS), PAD)
+        batches = stream(dataset, size, first // size, first // size + scenes // size, recipe.workers)
+        for number, batch in enumerate(batches):
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                features.append(encoder(batch.normalised()).bfloat16())
+            self.targets[number * size : (number + 1) * size, : batch.targets.shape[1]] = batch.targets
+            if number % 200 == 0:
+                log.info("recorded %d of %d scenes", number * size, scenes)
+        self.features = torch.cat(features)
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Updates that see every scene once."""
+        return len(self.targets) // self._recipe.batch_size
+
+    def updates(self, first: int, last: int) -> Iterator[list[RecordedBatch]]:
+        """See :class:`~.loop.BatchSource`."""
+        for update in range(first, last):
+            epoch, place = divmod(update, self.updates_per_epoch)
+            order = torch.Generator().manual_seed(self._recipe.seed + epoch)
+            rows = torch.randperm(len(self.targets), generator=order).split(self._recipe.batch_size)[place]
+            targets = self.targets[rows]
+            yield [RecordedBatch(self.features[rows], targets[:, : int((targets != PAD).sum(1).max())])]
+
+
+class Captioner(nn.Module):
+    """The transformer behind an image encoder that is not run."""
+
+    def __init__(self, captions: CrossEntropy) -> None:
+        super().__init__()
+        self.captions = captions
+
+    def units(self, batch: RecordedBatch, update: int) -> Mapping[str, float]:
+        """See :class:`~.objectives.Objective`."""
+        return self.captions.units(batch, update)
+
+    def forward(self, batch: RecordedBatch, update: int) -> Terms:
+        """See :class:`~.objectives.Objective`."""
+        captions = self.captions
+        side = captions.settings.patch_image_size
+        pixels = torch.empty(1).expand(batch.images, 3, side, side)  # only their shape is looked at
+        with _replaying(captions.model, batch.features):
+            logits = captions.model(pixels, captions.prompt, captions.inputs(batch.targets))
+        return captions.terms(logits, batch.targets, update)
 
 
 class _Replay(nn.Module):
@@ -55,99 +146,53 @@ def _replaying(model: OFA, features: Tensor) -> Iterator[None]:
         model.encoder.embed_images = image_encoder
 
 
-class CaptionerTraining:
-    """The transformer of a run, its optimizer, and the recorded scenes."""
+def train_captioner(
+    source: Path, folder: Path, recipe: Recipe, art: Art, scenes: int, first: int = FIRST_SCENE
+) -> Path:
+    """Train the checkpoint ``source`` in the run's ``folder``, and give the new one."""
+    checkpoint: Checkpoint = load_checkpoint(source)
+    model = student(checkpoint, recipe)
+    settings, tokenizer = checkpoint.settings, CaptionTokenizer(source)
+    recorded = RecordedScenes(model, tokenizer, art, recipe, settings.patch_image_size, first, scenes)
+    objective = Captioner(CrossEntropy(model, settings, tokenizer.prompt(), recipe))
+    work = WorkFolder(folder)
+    work.begin(recipe, {"checkpoint": checkpoint.sha256, "scenes": scenes, "first": first})
 
-    def __init__(self, run: SceneTraining, scenes: int, first: int) -> None:
-        """Record ``scenes`` training scenes from number ``first`` on, a whole number of batches."""
-        self.run, self.objective = run, run.objective
-        self.size = run.recipe.batch_size
-        self.features, self.targets = self._record(first // self.size, scenes // self.size)
+    def write(to: Path) -> None:
+        save_checkpoint(to, checkpoint.config, model.state_dict(), settings, checkpoint.tokenizer_files)
 
-    @torch.inference_mode()
-    def _record(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Compute features bfloat16 [n, 1024, S/16, S/16] and targets [n, MAX_TOKENS], padded."""
-        sampler = SceneSampler(Split.TRAIN, self.run.recipe.seed)
-        encoder = self.run.model.encoder.embed_images.eval()
-        targets = torch.full((count * self.size, MAX_TOKENS), PAD)
-        features = None
-        for number, batch in enumerate(self.run.batches(sampler, first, first + count)):
-            with torch.autocast("cpu", torch.bfloat16):
-                seen = encoder(batch.normalised())
-            if features is None:
-                features = torch.empty((len(targets), *seen.shape[1:]), dtype=torch.bfloat16)
-            rows = slice(number * self.size, (number + 1) * self.size)
-            features[rows] = seen
-            targets[rows, : batch.targets.shape[1]] = batch.targets
-            if number % 200 == 0:
-                logger.info("recorded %d of %d scenes", number * self.size, len(targets))
-        return features, targets
-
-    def train(self, epochs: float, learning_rate: float, warm_up: int = 100) -> None:
-        """Run ``epochs`` over the recorded scenes and put the result into the run's state."""
-        steps = int(epochs * len(self.targets) / self.size)
-        weights = [weight for name, weight in self.run.model.named_parameters() if "embed_images" not in name]
-        optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-        self.run.model.train()
-        started = time.monotonic()
-        for step, rows in enumerate(self._shuffled(steps)):
-            fall = (1 + math.cos(math.pi * step / steps)) / 2
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * min(fall, (step + 1) / warm_up)
-            optimizer.zero_grad()
-            loss = self._loss(rows)
-            loss.backward()
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            if step % 200 == 0:
-                rate = (step + 1) * self.size / (time.monotonic() - started)
-                logger.info("captioner step %d of %d: caption %.3f, %.1f scenes/s", step, steps, loss.item(), rate)
-        self.run.save()
-
-    def _shuffled(self, steps: int) -> Iterator[Tensor]:
-        """Yield the scenes of ``steps`` batches, every scene once an epoch."""
-        batches: Iterator[Tensor] = iter(())
-        for _ in range(steps):
-            rows = next(batches, None)
-            if rows is None:
-                batches = iter(torch.randperm(len(self.targets)).split(self.size))
-                rows = next(batches)
-            yield rows
-
-    @torch.inference_mode()
-    def mean_loss(self, rows: Tensor) -> float:
-        """Give the caption loss of recorded scenes."""
-        return self._loss(rows).item()
-
-    def _loss(self, rows: Tensor) -> Tensor:
-        targets = self.targets[rows]
-        targets = targets[:, : int((targets != PAD).sum(1).max())]
-        side = self.run.recipe.image_size
-        pixels = torch.empty(1).expand(len(rows), 3, side, side)  # only their shape is looked at
-        with torch.autocast("cpu", torch.bfloat16), _replaying(self.run.model, self.features[rows]):
-            logits = self.run.model(pixels, self.objective.prompt, decoder_inputs(targets))
-            return self.objective.caption_loss(logits, targets)
+    Trainer(
+        objective,
+        recorded,
+        max(1, round(recipe.epochs * recorded.updates_per_epoch)),
+        recorded.updates_per_epoch,
+        recipe,
+        make_accelerator(recipe),
+        work,
+        write,
+        lambda: set_training(objective, recipe.freeze),
+        hooks=[PlainLog(), CsvLog(folder)],
+    ).run()
+    return work.last
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("directory", type=Path)
+    parser.add_argument("source", type=Path, help="the checkpoint, as pretraining left it")
+    parser.add_argument("folder", type=Path, help="where the run is kept")
     parser.add_argument("--scenes", type=int, default=48_000)
     parser.add_argument("--first", type=int, default=FIRST_SCENE, help="the first scene's number")
-    parser.add_argument("--epochs", type=float, default=5.0)
-    parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--learning-rate", type=float, default=1.2e-3)
-    parser.add_argument("--image-size", type=int, default=Recipe.image_size)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(arguments.threads)
-    recipe = Recipe(batch_size=arguments.batch_size, image_size=arguments.image_size)
-    run = SceneTraining(arguments.directory, recipe, Art.load(TRAINING_STYLES))
-    captioner = CaptionerTraining(run, arguments.scenes, arguments.first)
-    captioner.train(arguments.epochs, arguments.learning_rate)
-    run.evaluate(recipe.evaluation_scenes)
+    parser.add_argument("--epochs", type=float, default=CAPTIONER.epochs)
+    parser.add_argument("--learning-rate", type=float, default=CAPTIONER.learning_rate)
+    flags = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    recipe = replace(CAPTIONER, epochs=flags.epochs, learning_rate=flags.learning_rate)
+    art = Art.load(TRAINING_STYLES)
+    try:
+        log.info("trained %s", train_captioner(flags.source, flags.folder, recipe, art, flags.scenes, flags.first))
+    except Interrupted as stopped:
+        log.info("%s", stopped)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from ofa_build.scenes.render import cell_classes, natural_size, render
 from ofa_build.scenes.sampler import CollageSampler, SceneSampler
 from ofa_build.scenes.scene import Scene
 from ofa_build.scenes.splits import Split
-from ofa_build.scenes.vocabulary import BOS, PAD, CaptionTokenizer
+from ofa_build.scenes.vocabulary import PAD, CaptionTokenizer
 
 MAX_TOKENS = 16
 """The longest caption with its end."""
@@ -37,14 +37,18 @@ class SceneBatch:
     classes: Tensor
     centres: Tensor
 
+    @property
+    def images(self) -> int:
+        """How many pictures there are."""
+        return len(self.pixels)
+
+    def to(self, device: torch.device) -> SceneBatch:
+        """Move the tensors."""
+        return SceneBatch(*(part.to(device) for part in (self.pixels, self.targets, self.classes, self.centres)))
+
     def normalised(self) -> Tensor:
         """Give the pixels as the model takes them: float [B, 3, S, S] between -1 and 1, channels last in memory."""
         return (self.pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-
-
-def decoder_inputs(targets: Tensor) -> Tensor:
-    """Shift targets [B, T] right behind the first token."""
-    return torch.cat([torch.full_like(targets[:, :1], BOS), targets[:, :-1]], 1)
 
 
 def picture(scene: Scene, art: Art, size: int, longer_side: int) -> Image.Image:
@@ -96,4 +100,5 @@ def collate(samples: Sequence[tuple[np.ndarray, list[int], np.ndarray, np.ndarra
 def stream(dataset: SceneDataset, batch_size: int, first: int, last: int, workers: int = 1) -> DataLoader:
     """Batches number ``first`` to ``last`` (not included) of the endless stream of scenes."""
     indices = range(first * batch_size, last * batch_size)
-    return DataLoader(dataset, batch_size, sampler=indices, collate_fn=collate, num_workers=workers, prefetch_factor=4)
+    common = {"num_workers": workers, "prefetch_factor": 4 if workers else None}
+    return DataLoader(dataset, batch_size, sampler=indices, collate_fn=collate, **common)

@@ -1,0 +1,50 @@
+"""Which parts of a model learn, and how much memory its layers' gradients take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..model import OFA
+
+_UNUSED = ("embed_image_positions", "image_pos_ln", "image_rel_pos_table_list", "code_layernorm_embedding")
+"""Parts of the decoder that captioning never runs; they are kept as they are."""
+
+
+def freeze(model: OFA, parts: Iterable[str]) -> None:
+    """Exclude parts, see :data:`~.recipe.FREEZABLE`, from learning.
+
+    Frozen embeddings include the output projection that is tied to them.
+    """
+    for name in _UNUSED:
+        part = getattr(model.decoder, name)
+        if part is not None:
+            part.requires_grad_(False)
+    if "embeddings" in parts:
+        model.encoder.embed_tokens.requires_grad_(False)
+    if "resnet" in parts:
+        model.encoder.embed_images.requires_grad_(False)
+    if "batch-norm" in parts:
+        for module in _batch_norms(model):
+            module.requires_grad_(False)
+
+
+def set_training(model: nn.Module, parts: Iterable[str]) -> None:
+    """Put a model into training mode, all but the batch norms of what is frozen: those keep their statistics."""
+    model.train()
+    if {"resnet", "batch-norm"} & set(parts):
+        for module in _batch_norms(model):
+            module.eval()
+
+
+def checkpoint_gradients(model: OFA) -> None:
+    """Have the transformer's layers compute their activations again on the way back, instead of keeping them."""
+    for layer in (*model.encoder.layers, *model.decoder.layers):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def _batch_norms(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -1,0 +1,138 @@
+"""The teacher of a distillation: run when it is asked, or remembered on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import Checkpoint
+from ..data.batches import CaptionBatch
+from ..evaluation.search import normalise_pixels
+from ..model import OFA
+from .inner_states import Place, recording
+from .work_folder import RunError
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher says of a batch: logits [B, T, V], and what was recorded inside it by place."""
+
+    logits: Tensor
+    attention: dict[Place, Tensor]
+    hidden: dict[Place, Tensor]
+
+
+class Teacher:
+    """A checkpoint that is only asked.
+
+    Args:
+        checkpoint: the teacher's.
+        device: where it runs.
+        attention: layers whose attention is wanted.
+        hidden: layers whose states are wanted.
+
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, attention: Iterable[Place], hidden: Iterable[Place]
+    ) -> None:
+        self.model = OFA(checkpoint.config)
+        self.model.load_state_dict(dict(checkpoint.state_dict))
+        self.model.to(device).eval().requires_grad_(False)
+        self._settings = checkpoint.settings
+        prompt = checkpoint.tokenizer.encode_prompt(self._settings.prompt, self._settings.max_src_length)
+        self._prompt = torch.tensor(prompt, device=device)
+        self._attention, self._hidden = tuple(attention), tuple(hidden)
+
+    @torch.no_grad()
+    def __call__(self, batch: CaptionBatch, inputs: Tensor) -> Lesson:
+        """Run it on a batch whose decoder is fed ``inputs`` [B, T]."""
+        with recording(self.model, self._attention, self._hidden) as seen:
+            logits = self.model(normalise_pixels(batch.pixels, self._settings), self._prompt, inputs)
+        return Lesson(logits.float(), dict(seen.attention), dict(seen.hidden))
+
+
+class CachedTeacher:
+    """Remembers on disk what a teacher said of each example: the second epoch does not run it.
+
+    The logits are kept whole, in bfloat16; what is inside, in float16. An example takes about ``2 * (T * V + layers *
+    N^2)`` bytes.
+
+    Args:
+        teacher: who is asked what is not remembered.
+        folder: one file an example; it belongs to one teacher, data set and order of captions.
+        pad: the padding's id.
+
+    """
+
+    def __init__(self, teacher: Teacher, folder: Path, pad: int) -> None:
+        self._teacher, self._folder, self._pad = teacher, folder, pad
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, batch: CaptionBatch, inputs: Tensor) -> Lesson:
+        """See :meth:`Teacher.__call__`.
+
+        Raises:
+            RunError: if the folder cannot be written, as when the disk is full.
+
+        """
+        paths = [self._folder / f"{record}-{caption}.pt" for record, caption in batch.keys]
+        if not paths:
+            return self._teacher(batch, inputs)
+        if not all(path.exists() for path in paths):
+            lesson = self._teacher(batch, inputs)
+            for row, path in enumerate(paths):
+                self._remember(path, lesson, row, int((batch.targets[row] != self._pad).sum()))
+        examples = [torch.load(path, map_location=inputs.device, weights_only=True) for path in paths]
+        return _joined(examples, inputs.shape[1])
+
+    def _remember(self, path: Path, lesson: Lesson, row: int, length: int) -> None:
+        example = {
+            "logits": lesson.logits[row, :length].bfloat16(),
+            "attention": {place: _cut(part[row], place, length) for place, part in lesson.attention.items()},
+            "hidden": {place: _cut(part[row], place, length, square=False) for place, part in lesson.hidden.items()},
+        }
+        partial = path.with_suffix(".partial")
+        try:
+            torch.save(example, partial)
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            raise RunError(f"the teacher's outputs cannot be kept in {self._folder}: {error}") from error
+
+
+def _cut(part: Tensor, place: Place, length: int, square: bool = True) -> Tensor:
+    """Leave out the decoder's padding."""
+    if place[0] == "decoder":
+        part = part[:length, :length] if square else part[:length]
+    return part.half().cpu().clone()
+
+
+def _joined(examples: list[dict], length: int) -> Lesson:
+    """Pad what was cut, so that it is a batch again."""
+    logits = torch.stack([_padded(example["logits"].float(), (length,)) for example in examples])
+    attention = {
+        place: torch.stack([
+            _padded(example["attention"][place].float(), (length, length) if place[0] == "decoder" else ())
+            for example in examples
+        ])
+        for place in examples[0]["attention"]
+    }  # fmt: skip
+    hidden = {
+        place: torch.stack([
+            _padded(example["hidden"][place].float(), (length,) if place[0] == "decoder" else ())
+            for example in examples
+        ])
+        for place in examples[0]["hidden"]
+    }  # fmt: skip
+    return Lesson(logits, attention, hidden)
+
+
+def _padded(part: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    whole = part.new_zeros((*sizes, *part.shape[len(sizes) :]))
+    whole[tuple(slice(0, size) for size in part.shape[: len(sizes)])] = part
+    return whole

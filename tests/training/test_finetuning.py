@@ -1,0 +1,266 @@
+"""A run learns, continues exactly where it was ended, and leaves whole checkpoints or none."""
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from captioned import EXAMPLES, NAMES, both, write_jsonl, write_tsv
+from ofa_build.checkpoint import load_checkpoint
+from ofa_build.cli import main
+from ofa_build.data import DataError
+from ofa_build.data.sources import DataOptions
+from ofa_build.training.cider_d import CiderD
+from ofa_build.training.finetuning import finetune
+from ofa_build.training.hooks import Hook
+from ofa_build.training.loop import Interrupted
+from ofa_build.training.recipe import Recipe, RecipeError
+from ofa_build.training.work_folder import RunError
+from small_model import EMOJI, assert_same_weights, weights_of, write_small
+
+pytest.importorskip("accelerate", reason="the train extra is not installed")
+
+RECIPE = Recipe(max_updates=6, batch_size=4, learning_rate=1e-3, warm_up=0.0, save_every=2, log_every=1, workers=0,
+                drop_worst_after=2, freeze=())  # fmt: skip
+STEADY = replace(RECIPE, dropout=0.0, drop_path=0.0, freeze=("batch-norm",))
+"""Without anything random, and without statistics of a batch."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_small(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_jsonl(tmp_path_factory.mktemp("data"))
+
+
+def train(checkpoint, data, work, recipe=RECIPE, **options):
+    return finetune(checkpoint, str(data), work_dir=work, recipe=recipe, data=IMAGES, **options)
+
+
+IMAGES = DataOptions(images=EXAMPLES / "images")
+
+
+def losses(work: Path) -> list[float]:
+    return [float(row["loss"]) for row in csv.DictReader((work / "log.csv").open())]
+
+
+class At(Hook):
+    """Does something after an update."""
+
+    def __init__(self, update, action):
+        self.update, self.action = update, action
+
+    def on_update(self, update):
+        if update == self.update:
+            self.action()
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint, data, tmp_path_factory):
+    """An uninterrupted run's folder."""
+    work = tmp_path_factory.mktemp("whole")
+    train(checkpoint, data, work)
+    return work
+
+
+def test_a_run_learns_captions_by_heart_and_keeps_the_best(tmp_path):
+    new = ["three sunflowers above a boat", "a gift in front of an octopus", "a balloon above an owl", "a clock"]
+    rows = [{"image": name, "caption": caption} for name, caption in zip(NAMES, new, strict=True)]
+    recipe = replace(STEADY, max_updates=24, learning_rate=1e-3, end_learning_rate=5e-4,
+                     label_smoothing=0.0, drop_worst=0.0, evaluate_every=8, save_every=24)  # fmt: skip
+    result = finetune(EMOJI, rows, rows, tmp_path / "run", recipe=recipe, data=IMAGES)
+    assert result.scores["exact"] == 100
+    assert result.checkpoint == tmp_path / "run" / "best"
+    scored = list(csv.DictReader((tmp_path / "run" / "evaluations.csv").open()))
+    assert [int(row["update"]) for row in scored] == [8, 16, 24]
+    best = max(scored, key=lambda row: float(row["CIDEr"]))
+    assert result.scores["CIDEr"] == pytest.approx(float(best["CIDEr"]))
+    assert result.checkpoint.resolve().name == f"update-{int(best['update']):08d}"
+    assert (tmp_path / "run" / "tensorboard").is_dir()
+
+
+def test_a_checkpoint_keeps_the_structure_it_came_with(checkpoint, whole):
+    assert load_checkpoint(whole / "last").config == load_checkpoint(checkpoint).config
+    assert load_checkpoint(whole / "last").settings == load_checkpoint(checkpoint).settings
+
+
+@pytest.mark.parametrize("update", [1, 3, 5])
+def test_a_run_that_is_told_to_stop_continues_as_if_it_had_not(checkpoint, data, tmp_path, whole, update):
+    hook = At(update, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match=f"stopped after update {update} of 6"):
+        train(checkpoint, data, tmp_path, hooks=[hook])
+    train(checkpoint, data, tmp_path)
+    assert losses(tmp_path) == losses(whole)
+    assert_same_weights(tmp_path / "last", whole / "last")
+
+
+KILLED = """
+import os, signal, sys
+from test_finetuning import RECIPE, At, train
+train(sys.argv[1], sys.argv[2], sys.argv[3], hooks=[At(5, lambda: os.kill(os.getpid(), signal.SIGKILL))])
+"""
+
+
+def test_a_run_that_is_killed_continues_from_what_it_saved_last(checkpoint, data, tmp_path, whole):
+    command = [sys.executable, "-c", KILLED, str(checkpoint), str(data), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    assert subprocess.run(command, check=False, env=environment).returncode == -signal.SIGKILL
+    assert len(losses(tmp_path)) == 4  # the line of the update that was at hand went down with it
+    train(checkpoint, data, tmp_path)
+    assert losses(tmp_path) == losses(whole)
+    assert_same_weights(tmp_path / "last", whole / "last")
+
+
+def test_a_full_disk_leaves_what_was_saved_before(checkpoint, data, tmp_path, whole):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+
+    try:
+        with pytest.raises(RunError) as full:
+            train(checkpoint, data, tmp_path, hooks=[At(3, fill)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "the state of update 4 could not be saved (File too large); what was saved before is intact" in str(
+        full.value
+    )
+    assert not list(tmp_path.rglob("*.partial"))
+    assert load_checkpoint(tmp_path / "last")
+    train(checkpoint, data, tmp_path)
+    assert_same_weights(tmp_path / "last", whole / "last")
+
+
+def test_a_folder_with_another_run_is_not_continued(checkpoint, data, whole):
+    with pytest.raises(RunError, match=r"holds a run with learning_rate 0.001, not 0.5: name another folder"):
+        train(checkpoint, data, whole, replace(RECIPE, learning_rate=0.5))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(checkpoint, data, tmp_path):
+    with pytest.raises(RunError, match=r"no number at update .*: lower the learning rate"):
+        train(checkpoint, data, tmp_path, replace(RECIPE, learning_rate=1e30, clip_norm=0.0))
+
+
+def test_accumulated_batches_are_one_large_batch(checkpoint, data, tmp_path):
+    train(checkpoint, data, tmp_path / "one", replace(STEADY, drop_worst=0.0))
+    train(checkpoint, data, tmp_path / "two", replace(STEADY, drop_worst=0.0, batch_size=1, accumulation=4))
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+
+
+def test_two_processes_give_the_single_ones_loss_curve(checkpoint, data, tmp_path):
+    train(checkpoint, data, tmp_path / "one", replace(STEADY, drop_worst=0.0))
+    flags = ["--batch-size=2", "--max-updates=6", "--learning-rate=1e-3", "--warm-up=0", "--log-every=1", "--workers=0"]
+    flags += ["--drop-worst=0", "--dropout=0", "--drop-path=0", "--freeze", "batch-norm"]
+    command = ["finetune", str(checkpoint), "--train", str(data), "--images", str(IMAGES.images)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    run = [*torchrun, "-m", "ofa_build.cli", *command, *flags, "--work", str(tmp_path / "two")]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-3)
+
+
+def test_recomputed_gradients_are_the_kept_ones(checkpoint, data, tmp_path):
+    train(checkpoint, data, tmp_path / "kept", STEADY)
+    train(checkpoint, data, tmp_path / "again", replace(STEADY, gradient_checkpointing=True))
+    assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "kept"), abs=1e-6)
+
+
+def test_bfloat16_learns_nearly_the_same(checkpoint, data, tmp_path):
+    train(checkpoint, data, tmp_path / "full", STEADY)
+    train(checkpoint, data, tmp_path / "half", replace(STEADY, precision="bf16"))
+    assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "full"), rel=0.02)
+    assert losses(tmp_path / "half") != losses(tmp_path / "full")
+
+
+def test_half_precision_needs_a_gpu(checkpoint, data, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(RecipeError, match="fp16 needs a GPU"):
+        train(checkpoint, data, tmp_path, replace(RECIPE, precision="fp16"))
+
+
+FROZEN = {
+    "embeddings": lambda name: "embed_tokens" in name or "output_projection" in name,
+    "resnet": lambda name: "embed_images" in name,
+    "batch-norm": lambda name: "embed_images" in name and (".bn" in name or "downsample.1" in name),
+}
+
+
+@pytest.mark.parametrize("part", FROZEN)
+def test_what_is_frozen_stays_as_it_was_and_the_rest_learns(checkpoint, data, tmp_path, part):
+    train(checkpoint, data, tmp_path, replace(RECIPE, freeze=(part,), max_updates=2, learning_rate=1e-2))
+    before, after = weights_of(checkpoint), weights_of(tmp_path / "last")
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    unused = ("embed_image_positions", "image_pos_ln", "image_rel_pos_table_list", "code_layernorm_embedding")
+    assert not [name for name in changed if FROZEN[part](name)]
+    assert not [name for name in changed if name.startswith("decoder.") and any(word in name for word in unused)]
+    assert any("fc1" in name for name in changed)
+    assert any("embed_images" in name for name in changed) == (part != "resnet")
+
+
+def test_a_stream_is_trained_on_and_continued(checkpoint, tmp_path):
+    source = str(write_tsv(tmp_path))
+    stream = replace(IMAGES, streaming=True)
+    finetune(checkpoint, source, work_dir=tmp_path / "whole", recipe=RECIPE, data=stream)
+    with pytest.raises(Interrupted):
+        stop = At(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        finetune(checkpoint, source, work_dir=tmp_path / "part", recipe=RECIPE, data=stream, hooks=[stop])
+    finetune(checkpoint, source, work_dir=tmp_path / "part", recipe=RECIPE, data=stream)
+    assert_same_weights(tmp_path / "part" / "last", tmp_path / "whole" / "last")
+    with pytest.raises(RecipeError, match="a stream has no epochs"):
+        finetune(checkpoint, source, work_dir=tmp_path / "x", recipe=replace(RECIPE, max_updates=None), data=stream)
+
+
+def test_the_command_is_the_call(checkpoint, data, tmp_path, whole):
+    flags = ["--max-updates=6", "--batch-size=4", "--learning-rate=1e-3", "--warm-up=0", "--workers=0", "--freeze"]
+    run = ["finetune", str(checkpoint), "--train", str(data), "--images", str(IMAGES.images), "--work", str(tmp_path)]
+    assert main([*run, *flags, "--drop-worst-after=2", "--save-every=2", "--log-every=1"]) == 0
+    assert losses(tmp_path) == losses(whole)
+    assert_same_weights(tmp_path / "last", whole / "last")
+
+
+def test_too_many_bad_images_stop_the_run(checkpoint, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(write_jsonl(tmp_path).read_text() + json.dumps({"image": str(path), "caption": "no image"}))
+    strict = replace(IMAGES, max_bad=0)
+    with pytest.raises(DataError, match=r"more than 0 records are bad: .*bad.jsonl \(UNSUPPORTED_FORMAT"):
+        finetune(checkpoint, str(path), work_dir=tmp_path / "run", recipe=RECIPE, data=strict)
+
+
+CORPUS = [both(name) for name in NAMES]
+
+
+def test_the_reward_is_cider_d():
+    pytest.importorskip("pycocoevalcap", reason="the train extra is not installed")
+    from ofa_build.evaluation.metrics import tokenize_simply
+    from pycocoevalcap.cider.cider import Cider
+
+    captions = [CORPUS[1][0], "an owl", CORPUS[2][0], ""]
+    reward = CiderD(CORPUS)
+    ours = [reward.score(caption, references) for caption, references in zip(captions, CORPUS, strict=True)]
+    ended = {n: [f"{text} <eos>" for text in tokenize_simply({"": texts})[""]] for n, texts in enumerate(CORPUS)}
+    given = {n: [f"{text} <eos>".strip()] for n, text in enumerate(captions)}
+    _, theirs = Cider().compute_score(ended, given)
+    assert ours == pytest.approx(theirs.tolist())
+
+
+def test_the_self_critical_stage_raises_the_reward(tmp_path, data):
+    start = write_small(tmp_path / "start", beam_size=4)
+    taught = finetune(start, str(data), work_dir=tmp_path / "taught", data=IMAGES,
+                      recipe=replace(STEADY, max_updates=25, learning_rate=4e-3))  # fmt: skip
+    recipe = replace(STEADY, max_updates=12, learning_rate=5e-4, label_smoothing=0.0)
+    work = tmp_path / "rewarded"
+    finetune(taught.checkpoint, str(data), work_dir=work, stage="self-critical", recipe=recipe, data=IMAGES)
+    rewards = [float(row["reward"]) for row in csv.DictReader((work / "log.csv").open())]
+    assert sum(rewards[-4:]) > sum(rewards[:4]) > 0
