@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from captioned import EXAMPLES, NAMES, write_jsonl
+from captioned import EXAMPLES, write_jsonl
 from ofa_build.checkpoint import load_checkpoint
 from ofa_build.cli import main
 from ofa_build.data.sources import DataOptions

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 from torch import nn
 
@@ -64,6 +65,7 @@ class CaptionRun:
         recipe: Recipe,
         options: DataOptions,
     ) -> None:
+        torch.manual_seed(recipe.seed)  # of whatever an objective adds to the checkpoint's weights
         self.recipe, self.work = recipe, WorkFolder(Path(work_dir))
         self.accelerator = make_accelerator(recipe)
         self.checkpoint: Checkpoint = load_checkpoint(checkpoint)
