@@ -34,13 +34,13 @@ def exact_match(captioner: LocalCaptioner, sampler: SceneSampler, scenes: int) -
     wrong = []
     for first in range(0, scenes, CHUNK):
         numbers = range(first, min(first + CHUNK, scenes))
-        captions = captioner.captions([_file(sampler, number, art) for number in numbers])
+        captions = captioner.captions([scene_file(sampler, number, art) for number in numbers])
         pairs = ((sampler(number).caption, best) for number, (best, *_) in zip(numbers, captions, strict=True))
         wrong += [pair for pair in pairs if pair[0] != pair[1]]
     return 1 - len(wrong) / scenes, wrong
 
 
-def _file(sampler: SceneSampler, number: int, art: Art) -> bytes:
+def scene_file(sampler: SceneSampler, number: int, art: Art) -> bytes:
     """Draw a scene at a size of its own: PNG, JPEG or WebP."""
     rng = np.random.default_rng(number)
     scene = sampler(number)
