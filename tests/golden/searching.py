@@ -1,20 +1,8 @@
-"""Running searches and holding them against the record."""
-
-import time
-from concurrent.futures import Future
+"""Holding searches against the record."""
 
 import numpy as np
-from ofa_serving.scheduler import Job
 
 SCORE_TOLERANCE = 1e-3
-
-
-def search(scheduler, hidden, settings):
-    """Every image's hypotheses, searched together."""
-    futures = [Future() for _ in hidden]
-    until = time.monotonic() + 600
-    scheduler.submit([Job(h, settings, until, f.set_result) for h, f in zip(hidden, futures, strict=True)])
-    return [future.result().hypotheses for future in futures]
 
 
 def assert_hypotheses(found, recorded):

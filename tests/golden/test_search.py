@@ -4,26 +4,20 @@ import numpy as np
 import pytest
 import torch
 from ofa_build.checkpoint import load_checkpoint
+from ofa_build.evaluation.search import search_captions
 from ofa_build.model import OFA
-from ofa_build.torch_engine import TorchEngine
 from ofa_serving.images import load_pixels
 from ofa_serving.local import LocalCaptioner
-from ofa_serving.scheduler import Scheduler
-from searching import assert_hypotheses, search
+from searching import assert_hypotheses
 
 
 def test_through_torch(case):
     checkpoint = load_checkpoint(str(case.checkpoint))
     model = OFA(checkpoint.config).eval()
     model.load_state_dict(dict(checkpoint.state_dict))
-    with torch.inference_mode():
-        prompt = torch.tensor(case.record["prompt_ids"])
-        hidden, positions = model.encoder(torch.from_numpy(case.tensors["pixels"]), prompt)
-    engine = TorchEngine(model, positions, checkpoint.tokenizer.special)
-    scheduler = Scheduler(engine, checkpoint.tokenizer.special, max_captions=9, max_pending=100)
+    pixels, prompt = torch.from_numpy(case.tensors["pixels"]), torch.tensor(case.record["prompt_ids"])
     for settings, recorded in case.searches:
-        assert_hypotheses(search(scheduler, hidden.numpy(), settings), recorded)
-    scheduler.close()
+        assert_hypotheses(search_captions(model, pixels, prompt, settings, checkpoint.tokenizer.special), recorded)
 
 
 @pytest.fixture(scope="module")
