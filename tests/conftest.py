@@ -43,9 +43,10 @@ def local(artifacts):
 
 @pytest.fixture(scope="session")
 def server(artifacts, tmp_path_factory):
-    """One running server of all golden checkpoints."""
+    """One running server of all golden checkpoints. It tries its known images once, so that tests can count theirs."""
     for case in CASES:
         artifacts(case)
     names = [case.model_name for case in CASES]
-    with ServerProcess(artifacts.folder, names, tmp_path_factory.mktemp("server")) as process:
+    once = [f"--canary-interval={24 * 3600}"]
+    with ServerProcess(artifacts.folder, names, tmp_path_factory.mktemp("server"), once) as process:
         yield process

@@ -14,9 +14,9 @@ from ofa_build.checkpoint import load_checkpoint
 from ofa_build.cli import main
 from ofa_build.data import open_data
 from ofa_build.evaluation import metrics
-from ofa_build.evaluation.captioners import ServedCaptioner, ServerError, TorchCaptioner
+from ofa_build.evaluation.captioners import ServedCaptioner, ServerError
 from ofa_build.evaluation.comparison import compare
-from ofa_build.evaluation.search import normalise_pixels, search_captions
+from ofa_build.evaluation.search import normalise_pixels
 from ofa_serving.images import load_pixels
 
 CHECKPOINT = EXAMPLES.parent / "checkpoints" / "emoji"
@@ -92,17 +92,11 @@ def test_other_images_and_unknown_metrics_are_refused():
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[2]], ids=lambda case: case.name)
-def test_captions_by_torch_are_the_golden_hypotheses(case):
-    checkpoint = load_checkpoint(case.checkpoint)
-    captioner = TorchCaptioner.load(checkpoint, torch.device("cpu"))
-    pixels = np.stack([load_pixels(image, checkpoint.settings.patch_image_size) for image in case.images])
-    prompt = torch.tensor(checkpoint.tokenizer.encode_prompt(checkpoint.settings.prompt))
-    normalised = normalise_pixels(torch.from_numpy(pixels), checkpoint.settings)
+def test_pixels_are_normalised_as_the_reference_does(case):
+    settings = load_checkpoint(case.checkpoint).settings
+    pixels = np.stack([load_pixels(image, settings.patch_image_size) for image in case.images])
+    normalised = normalise_pixels(torch.from_numpy(pixels), settings)
     np.testing.assert_allclose(normalised.numpy(), case.tensors["pixels"], atol=1e-6)
-    settings, recorded = case.searches[1]
-    found = search_captions(captioner.model, normalised, prompt, settings, checkpoint.tokenizer.special)
-    for hypotheses, wanted in zip(found, recorded, strict=True):
-        assert [h.tokens.tolist() for h in hypotheses] == [w["tokens"] for w in wanted]
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from ofa_serving.beam_search import BeamSearch, Candidates, Hypothesis, SpecialTokens
@@ -48,7 +46,9 @@ def search_captions(
     while running:
         # Every search is at the same step, so their prefixes have one length.
         fed = np.concatenate([fed, np.stack([searches[index].tokens for index in running])[..., None]], -1)
-        tokens = torch.from_numpy(fed.reshape(-1, fed.shape[-1])).to(pixels.device)
+        past = np.stack([searches[index].ancestors[:, : fed.shape[-1]] for index in running])
+        prefixes = np.take_along_axis(fed, past, axis=1)  # each beam's own: what those it descends from were fed
+        tokens = torch.from_numpy(prefixes.reshape(-1, fed.shape[-1])).to(pixels.device)
         logits = model.decoder.decode(tokens, cross, positions)[:, -1]
         count = max(searches[index].candidates for index in running)
         candidates = _candidates(logits, beams, settings.temperature, count, special)
@@ -57,7 +57,7 @@ def search_captions(
             running = [running[row] for row in kept]
             rows = torch.tensor(kept, device=pixels.device, dtype=torch.long)
             cross = [tuple(_keep(part, rows, beams) for part in pair) for pair in cross]
-        fed = _reordered(fed[kept], [searches[index] for index in running])
+        fed = fed[kept]
     return [search.hypotheses for search in searches]
 
 
@@ -70,11 +70,3 @@ def _candidates(logits: Tensor, beams: int, temperature: float, count: int, spec
 
 def _keep(part: Tensor, rows: Tensor, beams: int) -> Tensor:
     return part.unflatten(0, (-1, beams))[rows].flatten(0, 1)
-
-
-def _reordered(fed: np.ndarray, searches: Sequence[BeamSearch]) -> np.ndarray:
-    """Give each beam its own past: what the beams that it descends from were fed."""
-    for row, search in zip(fed, searches, strict=True):
-        past = search.ancestors[:, : row.shape[1]]
-        row[:] = np.take_along_axis(row, past, axis=0)
-    return fed
