@@ -29,7 +29,7 @@ pytest.importorskip("accelerate", reason="the train extra is not installed")
 
 RECIPE = Recipe(max_updates=6, batch_size=4, learning_rate=1e-3, warm_up=0.0, save_every=2, log_every=1, workers=0,
                 drop_worst_after=2, freeze=())  # fmt: skip
-STEADY = replace(RECIPE, dropout=0.0, drop_path=0.0, freeze=("batch-norm",))
+STEADY = replace(RECIPE, dropout=0.0, drop_path=0.0, drop_worst=0.0, freeze=("batch-norm",))
 """Without anything random, and without statistics of a batch."""
 
 
@@ -77,7 +77,7 @@ def test_a_run_learns_captions_by_heart_and_keeps_the_best(tmp_path):
     new = ["three sunflowers above a boat", "a gift in front of an octopus", "a balloon above an owl", "a clock"]
     rows = [{"image": name, "caption": caption} for name, caption in zip(NAMES, new, strict=True)]
     recipe = replace(STEADY, max_updates=24, learning_rate=1e-3, end_learning_rate=5e-4,
-                     label_smoothing=0.0, drop_worst=0.0, evaluate_every=8, save_every=24)  # fmt: skip
+                     label_smoothing=0.0, evaluate_every=8, save_every=24)  # fmt: skip
     result = finetune(EMOJI, rows, rows, tmp_path / "run", recipe=recipe, data=IMAGES)
     assert result.scores["exact"] == 100
     assert result.checkpoint == tmp_path / "run" / "best"
@@ -94,7 +94,7 @@ def test_a_checkpoint_keeps_the_structure_it_came_with(checkpoint, whole):
     assert load_checkpoint(whole / "last").settings == load_checkpoint(checkpoint).settings
 
 
-@pytest.mark.parametrize("update", [1, 3, 5])
+@pytest.mark.parametrize("update", [1, 4])
 def test_a_run_that_is_told_to_stop_continues_as_if_it_had_not(checkpoint, data, tmp_path, whole, update):
     hook = At(update, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted, match=f"stopped after update {update} of 6"):
@@ -151,36 +151,40 @@ def test_a_loss_that_is_no_number_ends_the_run(checkpoint, data, tmp_path):
         train(checkpoint, data, tmp_path, replace(RECIPE, learning_rate=1e30, clip_norm=0.0))
 
 
-def test_accumulated_batches_are_one_large_batch(checkpoint, data, tmp_path):
-    train(checkpoint, data, tmp_path / "one", replace(STEADY, drop_worst=0.0))
-    train(checkpoint, data, tmp_path / "two", replace(STEADY, drop_worst=0.0, batch_size=1, accumulation=4))
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+@pytest.fixture(scope="module")
+def steady(checkpoint, data, tmp_path_factory):
+    """The losses of a run without anything random."""
+    work = tmp_path_factory.mktemp("steady")
+    train(checkpoint, data, work, STEADY)
+    return losses(work)
 
 
-def test_two_processes_give_the_single_ones_loss_curve(checkpoint, data, tmp_path):
-    train(checkpoint, data, tmp_path / "one", replace(STEADY, drop_worst=0.0))
+def test_accumulated_batches_are_one_large_batch(checkpoint, data, tmp_path, steady):
+    train(checkpoint, data, tmp_path, replace(STEADY, batch_size=1, accumulation=4))
+    assert losses(tmp_path) == pytest.approx(steady, abs=1e-4)
+
+
+def test_two_processes_give_the_single_ones_loss_curve(checkpoint, data, tmp_path, steady):
     flags = ["--batch-size=2", "--max-updates=6", "--learning-rate=1e-3", "--warm-up=0", "--log-every=1", "--workers=0"]
     flags += ["--drop-worst=0", "--dropout=0", "--drop-path=0", "--freeze", "batch-norm"]
     command = ["finetune", str(checkpoint), "--train", str(data), "--images", str(IMAGES.images)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    run = [*torchrun, "-m", "ofa_build.cli", *command, *flags, "--work", str(tmp_path / "two")]
+    run = [*torchrun, "-m", "ofa_build.cli", *command, *flags, "--work", str(tmp_path)]
     done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-3)
+    assert losses(tmp_path) == pytest.approx(steady, abs=1e-3)
 
 
-def test_recomputed_gradients_are_the_kept_ones(checkpoint, data, tmp_path):
-    train(checkpoint, data, tmp_path / "kept", STEADY)
-    train(checkpoint, data, tmp_path / "again", replace(STEADY, gradient_checkpointing=True))
-    assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "kept"), abs=1e-6)
+def test_recomputed_gradients_are_the_kept_ones(checkpoint, data, tmp_path, steady):
+    train(checkpoint, data, tmp_path, replace(STEADY, gradient_checkpointing=True))
+    assert losses(tmp_path) == pytest.approx(steady, abs=1e-6)
 
 
-def test_bfloat16_learns_nearly_the_same(checkpoint, data, tmp_path):
-    train(checkpoint, data, tmp_path / "full", STEADY)
-    train(checkpoint, data, tmp_path / "half", replace(STEADY, precision="bf16"))
-    assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "full"), rel=0.02)
-    assert losses(tmp_path / "half") != losses(tmp_path / "full")
+def test_bfloat16_learns_nearly_the_same(checkpoint, data, tmp_path, steady):
+    train(checkpoint, data, tmp_path, replace(STEADY, precision="bf16"))
+    assert losses(tmp_path) == pytest.approx(steady, rel=0.02)
+    assert losses(tmp_path) != steady
 
 
 def test_half_precision_needs_a_gpu(checkpoint, data, tmp_path):

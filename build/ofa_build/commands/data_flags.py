@@ -6,15 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..data import DataError, open_data
+from ..data import DataError
 from ..data.records import DEFAULT_MAX_BAD
-from ..data.sources import CaptionData, CaptionStream
 
-KINDS = "COCO or Karpathy .json, OFA .tsv, .jsonl, .csv, a folder that holds one, or a quoted pattern of shards"
+KINDS = (
+    "COCO .json, Karpathy .json:SPLIT, OFA .tsv, .jsonl, .csv, a folder that holds one, or a quoted pattern of shards"
+)
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`open_flagged` reads."""
+    """Add what :func:`data_options` reads."""
     data = parser.add_argument_group("data")
     data.add_argument("--images", type=Path, metavar="DIR", help="where file names start (default: beside their file)")
     data.add_argument(
@@ -22,13 +23,6 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         help="image=NAME or caption=NAME, where a table's columns have unusual names",
     )  # fmt: skip
     data.add_argument("--max-bad-records", type=int, default=DEFAULT_MAX_BAD, metavar="N", help="default %(default)s")
-
-
-def open_flagged(
-    flags: argparse.Namespace, source: str, split: str | None = None, streaming: bool = False
-) -> CaptionData | CaptionStream:
-    """Open data as the flags say."""
-    return open_data(source, split=split, streaming=streaming, **data_options(flags))
 
 
 def data_options(flags: argparse.Namespace) -> dict[str, Any]:

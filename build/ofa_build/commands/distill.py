@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("teacher", help="a directory, a .pt file or a hub's name")
     parser.add_argument("student", help="the same: pretrained, with the teacher's vocabulary and image size")
-    parser.add_argument("--train", required=True, metavar="DATA", help=f"{KINDS}; FILE.json:SPLIT of a Karpathy file")
+    parser.add_argument("--train", required=True, metavar="DATA", help=KINDS)
     parser.add_argument("--eval", metavar="DATA", help="keeps the checkpoint with the best CIDEr on it")
     parser.add_argument("--work", default="work", metavar="DIR", help="the run's folder (default %(default)s)")
     parser.add_argument("--cache", metavar="DIR", help="remember the teacher's outputs there")

@@ -10,12 +10,12 @@ import torch
 from ofa_serving.contract import DEFAULT_NAME
 
 from ..checkpoint import load_checkpoint
-from ..data import DataError
+from ..data import DataError, open_data
 from ..evaluation.captioners import Captioner, ServedCaptioner, TorchCaptioner
 from ..evaluation.evaluate import evaluate
 from ..evaluation.metrics import METRICS
 from ..evaluation.report import markdown, write_report
-from .data_flags import KINDS, add_data_flags, open_flagged
+from .data_flags import KINDS, add_data_flags, data_options
 
 log = logging.getLogger("ofa-build")
 
@@ -28,7 +28,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     who.add_argument("checkpoint", nargs="?", help="run in PyTorch: a directory, a .pt file or a hub's name")
     who.add_argument("--url", help="ask a running server instead: grpc://host:port or http://host:port")
     parser.add_argument("--data", required=True, help=KINDS)
-    parser.add_argument("--split", help="of a Karpathy file: train, val or test")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N records only")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS)
     parser.add_argument(
@@ -44,7 +43,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Run the subcommand."""
-    data = open_flagged(flags, flags.data, flags.split)
+    data = open_data(flags.data, **data_options(flags))
     records = list(data.records)[: flags.limit]
     if not records or min(flags.concurrency, flags.batch_size) < 1:
         raise DataError("--limit, --concurrency and --batch-size are 1 or more")

@@ -63,7 +63,7 @@ def open_data(
             last two, a pattern such as ``train-*.tsv`` for shards, or an object with rows: a ``datasets`` or
             ``MsDataset`` object, a list of mappings.
         images: the folder that file names start from; by default that of the file which names them.
-        split: of a Karpathy file: ``train`` (with ``restval``), ``val`` or ``test``.
+        split: of a Karpathy file: ``train`` (with ``restval``), ``val`` or ``test``. ``file.json:train`` says the same.
         columns: which columns hold the ``image`` and the ``caption``, where the names are others than usual.
         streaming: read in order and never all at once.
         max_bad: how many records may be bad before it is an error.
@@ -73,6 +73,8 @@ def open_data(
 
     """
     bad, names = BadRecords(max_bad), Columns.of(columns)
+    if isinstance(source, str) and ".json:" in source and split is None:
+        source, _, split = source.rpartition(":")
     folder = None if images is None else Path(images)
     if not isinstance(source, str | Path):
         return _open_rows(source, folder, names, streaming, bad)

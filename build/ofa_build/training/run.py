@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -178,15 +177,6 @@ def total_updates(recipe: Recipe, per_epoch: int | None) -> int:
 
 
 def _open(source: Source, options: DataOptions, streaming: bool) -> CaptionData | CaptionStream:
-    """Open a source; ``file.json:split`` names a part of a Karpathy file."""
-    split = None
-    if isinstance(source, str) and not os.path.exists(source) and ".json:" in source:  # noqa: PTH110
-        source, split = source.rsplit(":", 1)
     return open_data(
-        source,
-        images=options.images,
-        split=split,
-        columns=options.columns,
-        streaming=streaming,
-        max_bad=options.max_bad,
+        source, images=options.images, columns=options.columns, streaming=streaming, max_bad=options.max_bad
     )
