@@ -9,9 +9,7 @@ from typing import Any
 from ..data import DataError
 from ..data.records import DEFAULT_MAX_BAD
 
-KINDS = (
-    "COCO .json, Karpathy .json:SPLIT, OFA .tsv, .jsonl, .csv, a folder that holds one, or a quoted pattern of shards"
-)
+KINDS = "COCO .json, Karpathy .json:SPLIT, OFA .tsv, .jsonl, .csv, a folder that holds one, or a pattern in quotes"
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:

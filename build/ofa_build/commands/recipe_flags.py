@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,8 @@ def load(name: str) -> ModuleType:
 
 
 def log_result(result: Result) -> None:
-    """Say what there is now."""
+    """Say what there is now; of torchrun's processes, the first one does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     scores = ", ".join(f"{name} {value:.1f}" for name, value in result.scores.items())
     log.info("trained %s%s", result.checkpoint, f": {scores}" if scores else "")
