@@ -6,7 +6,7 @@
 | ``ofa_request_duration_seconds`` | histogram | model | from a request's arrival to its caption, refusals left out |
 | ``ofa_stage_duration_seconds`` | histogram | model, stage | an image's time in each stage of ``contract.STAGES`` |
 | ``ofa_image_size_bytes`` | histogram | model | the files that arrive |
-| ``ofa_canary_total`` | counter | model, code | the probes' requests, which count nowhere else |
+| ``ofa_canary_total`` | counter | model, code | the probes' requests, which count nowhere else but in the search |
 | ``ofa_requests_in_flight_limit`` | gauge | model | at how many images in flight one more is refused |
 | ``ofa_requests_stuck`` | gauge | model | requests long given up whose stage has not answered: it hangs |
 | ``ofa_server_restarts_total`` | counter | model | how often the launcher started the failed server again |
@@ -94,8 +94,10 @@ class EntryMetrics:
         """Takes the number of requests that a stage has not answered long after they were given up."""
         self._stuck.set(count)
 
-    def staged(self, timing_ms: Iterable[Iterable[float]]) -> None:
+    def staged(self, request_id: str, timing_ms: Iterable[Iterable[float]]) -> None:
         """Takes the rows of ``timing_ms``, one an image."""
+        if request_id == CANARY_REQUEST:
+            return
         for row in timing_ms:
             for stage, milliseconds in zip(self._stages, row, strict=True):
                 stage.observe(milliseconds / 1e3)
@@ -110,8 +112,10 @@ class ImageMetrics:
             "ofa_image_size_bytes", "Image files", ["model"], buckets=BYTES, registry=self.registry
         ).labels(model)
 
-    def received(self, size: int) -> None:
+    def received(self, request_id: str, size: int) -> None:
         """Counts an image file of ``size`` bytes."""
+        if request_id == CANARY_REQUEST:
+            return
         self._bytes.observe(size)
 
 

@@ -33,13 +33,15 @@ def test_an_answer_counts_by_code_and_a_caption_by_its_time_too(entry):
 
 def test_a_probes_request_counts_apart(entry):
     entry.answered(CANARY_REQUEST, OK, 0.2)
+    entry.staged(CANARY_REQUEST, [[1, 2, 3, 4, 5]])
     assert value(entry, "ofa_canary_total", code=OK) == 1
     assert value(entry, "ofa_requests_total", code=OK) == 0
     assert value(entry, "ofa_request_duration_seconds_count") == 0
+    assert value(entry, "ofa_stage_duration_seconds_count", stage="search") == 0
 
 
 def test_each_image_of_a_request_counts_in_each_stage(entry):
-    entry.staged([[1, 2, 3, 4, 5], [10, 20, 30, 40, 50]])
+    entry.staged("", [[1, 2, 3, 4, 5], [10, 20, 30, 40, 50]])
     for number, stage in enumerate(STAGES, start=1):
         assert value(entry, "ofa_stage_duration_seconds_count", stage=stage) == 2
         assert value(entry, "ofa_stage_duration_seconds_sum", stage=stage) == pytest.approx(number * 11 / 1e3)
@@ -56,7 +58,7 @@ def test_restarts_are_those_the_launcher_tells_of():
 
 def test_images_count_by_their_size():
     images = ImageMetrics("ofa_caption")
-    images.received(5_000)
+    images.received("", 5_000)
     assert value(images, "ofa_image_size_bytes_bucket", le="4096.0") == 0
     assert value(images, "ofa_image_size_bytes_bucket", le="16384.0") == 1
 

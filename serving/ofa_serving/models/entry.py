@@ -121,14 +121,15 @@ class EntryModel:
 
     def _caption(self, flight: Flight) -> Any:
         call, stages = flight.call, _Stages(flight, self._spans)
+        in_line_ms = (time.monotonic() - call.arrived) * 1e3
         pixels, decoding = stages.call(self._names.preprocess, call.image, [Tensor.PIXELS, Tensor.PREPROCESS_MS])
         (hidden,) = stages.call(self._names.encoder, pixels, [Tensor.HIDDEN])
         results = [name for name in call.outputs if name != Tensor.TIMING] + [Tensor.SEARCH_MS]
         parameters = {name: _decimal(value) for name, value in asdict(call.settings).items()}
         parameters[SLOT_PARAMETER] = flight.slot
         *tensors, searching = stages.call(self._names.beam_search, hidden, results, parameters)
-        timing = _timing(stages, decoding.as_numpy(), searching.as_numpy())
-        self._metrics.staged(timing.tolist())
+        timing = _timing(in_line_ms, stages, decoding.as_numpy(), searching.as_numpy())
+        self._metrics.staged(call.request_id, timing.tolist())
         flight.stage_ms = dict(zip(STAGES, timing.max(axis=0).round(1).tolist(), strict=True))
         if Tensor.TIMING in call.outputs:
             tensors.append(pb_utils.Tensor(Tensor.TIMING, timing))
@@ -168,10 +169,10 @@ class _Stages:
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
 
 
-def _timing(stages: _Stages, decoding: np.ndarray, searching: np.ndarray) -> np.ndarray:
+def _timing(in_line_ms: float, stages: _Stages, decoding: np.ndarray, searching: np.ndarray) -> np.ndarray:
     """``timing_ms`` FP32 [b, k] in the order of ``contract.STAGES``; what a call took beyond its work was waiting."""
     preprocess, encode, _ = stages.elapsed_ms
-    waited = np.full_like(decoding, max(preprocess - float(decoding.max()), 0))
+    waited = np.full_like(decoding, in_line_ms + max(preprocess - float(decoding.max()), 0))
     return np.hstack([waited, decoding, np.full_like(decoding, encode), searching])
 
 

@@ -45,7 +45,9 @@ class PreprocessModel:
         started = time.monotonic()
         try:
             images = tensor(request, Tensor.IMAGE).reshape(-1)
-            pixels = np.stack([self._load(image, index, len(images)) for index, image in enumerate(images)])
+            pixels = np.stack(
+                [self._load(request.request_id(), image, index, len(images)) for index, image in enumerate(images)]
+            )
         except CaptionError as error:
             return refusal(error)
         except Exception:
@@ -65,8 +67,8 @@ class PreprocessModel:
             milliseconds = round((ended - started) * 1e3, 1)
             self._log.stage("decoded", request.request_id(), images=images, milliseconds=milliseconds)
 
-    def _load(self, image: bytes, index: int, count: int) -> np.ndarray:
-        self._metrics.received(len(image))
+    def _load(self, request_id: str, image: bytes, index: int, count: int) -> np.ndarray:
+        self._metrics.received(request_id, len(image))
         try:
             return load_pixels(image, self._size)
         except CaptionError as error:
