@@ -151,6 +151,8 @@ def _encoder(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
     pixels = [shape.image_size, shape.image_size, 3]
     config.input.add(name=Tensor.PIXELS, data_type=pb.TYPE_UINT8, dims=pixels)
     config.output.add(name=Tensor.HIDDEN, data_type=pb.TYPE_FP32, dims=[shape.source_length, shape.d_model])
+    # Its result depends on the pixels alone. Only a server that is given a cache makes use of it (--cache-mib).
+    config.response_cache.enable = not serving.gpu
     policy = config.dynamic_batching.default_queue_policy
     policy.timeout_action = pb.ModelQueuePolicy.REJECT
     policy.default_timeout_microseconds = serving.max_seconds * 1_000_000

@@ -29,9 +29,18 @@ def collector():
 
 @pytest.fixture(scope="module")
 def talkative(artifacts, tmp_path_factory, collector):
-    """A server that logs all as JSON and traces every request; it has answered two good requests and a bad one."""
+    """A server that logs all as JSON, traces every request and caches what it encodes.
+
+    It has answered two good requests for the same image, and a bad one.
+    """
     artifacts(CASE)
-    flags = ["--log-format=json", "--request-log=all", f"--trace-url={collector.url}", "--trace-every=1"]
+    flags = [
+        "--log-format=json",
+        "--request-log=all",
+        f"--trace-url={collector.url}",
+        "--trace-every=1",
+        "--cache-mib=32",
+    ]
     with ServerProcess(artifacts.folder, [PUBLIC], tmp_path_factory.mktemp("talkative"), flags) as server:
         ask(server, tritonclient.http, {"X-Request-Id": "proxy-http"}, CASE.images[0])
         trace = {"x-request-id": "proxy-grpc", "traceparent": f"00-{TRACE}-{CALLER}-01"}
@@ -123,3 +132,9 @@ def test_a_request_without_a_trace_begins_one(talkative, collector):
     wait_until(lambda: len({span.trace for span in collector.spans}) >= 3)
     roots = [span for span in collector.spans if span.name == "InferRequest" and not span.parent.strip("0")]
     assert roots
+
+
+def test_an_image_that_was_encoded_before_counts_as_a_hit(talkative):
+    encoder = f"{STEM}_encoder"
+    wait_until(lambda: talkative.metric("nv_cache_num_hits_per_model", model=encoder) == 1)
+    assert talkative.metric("nv_cache_num_misses_per_model", model=encoder) >= 1

@@ -3,12 +3,14 @@
 import io
 import json
 import logging
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from ofa_serving.contract import Code
-from ofa_serving.launcher.settings import parse_settings
-from ofa_serving.launcher.triton import tracing_flags
+from ofa_serving.launcher.embedded import Installation
+from ofa_serving.launcher.settings import Ports, parse_settings
+from ofa_serving.launcher.triton import tracing_flags, triton_command
 from ofa_serving.metrics import CANARY_REQUEST, OK
 from ofa_serving.telemetry.logs import FIELDS, JsonFormatter, TextFormatter, json_of_triton
 from ofa_serving.telemetry.origin import Origin
@@ -152,6 +154,15 @@ def test_triton_traces_to_the_same_collector():
     assert "--trace-config=opentelemetry,url=http://collector:4318/v1/traces" in flags
     assert "--trace-config=rate=50" in flags
     assert tracing_flags("", 50) == []
+
+
+def test_a_cache_is_made_only_if_it_has_a_size(tmp_path):
+    installation = Installation(tmp_path / "bin/tritonserver", tmp_path / "backends", {})
+    common = {"host": "127.0.0.1", "ports": Ports(1, 2, 3), "region_prefix": "x", "gpu": False, "calls": 1}
+    command = partial(triton_command, installation, [], start_timeout=1, exit_timeout=1, **common)
+    assert "--cache-config=local,size=67108864" in command(cache_mib=64)
+    assert f"--cache-directory={tmp_path / 'caches'}" in command(cache_mib=64)
+    assert not any(flag.startswith("--cache") for flag in command(cache_mib=0))
 
 
 def test_a_flag_or_a_variable_sets_each():

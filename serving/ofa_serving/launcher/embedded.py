@@ -42,6 +42,11 @@ class Installation:
     backends: Path
     environment: Mapping[str, str]
 
+    @property
+    def caches(self) -> Path:
+        """Where its kinds of response cache lie."""
+        return self.binary.parents[1] / "caches"
+
 
 def prepare(run_folder: Path) -> Installation:
     """Lay the embedded server out under ``run_folder``.

@@ -185,6 +185,7 @@ class Server:
             exit_timeout=settings.stop_timeout,
             calls=max(artifact.max_running for artifact in artifacts),
             gpu=any(artifact.needs_gpu for artifact in artifacts),
+            cache_mib=settings.cache_mib,
             tracing=tracing_flags(settings.trace_url, settings.trace_every),
         )
 

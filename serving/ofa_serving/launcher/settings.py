@@ -41,6 +41,7 @@ class Settings:
         canary_interval: seconds between two looks whether the known images still get their captions.
         canary_timeout: seconds that such a caption may take.
         max_restarts: how often within ten minutes a server that has failed is started again.
+        cache_mib: size of the cache of encoded images; 0 for none.
         log_format: ``text`` or ``json``.
         request_log: which requests get lines of the log: ``none``, ``refused`` or ``all``.
         trace_url: the OpenTelemetry collector that traces go to, OTLP over HTTP; empty for none.
@@ -59,6 +60,7 @@ class Settings:
     canary_interval: int
     canary_timeout: int
     max_restarts: int
+    cache_mib: int
     log_format: LogFormat
     request_log: RequestLogMode
     trace_url: str
@@ -96,6 +98,7 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
     option("canary-interval", _positive, "10", "seconds between two trials of the known images")
     option("canary-timeout", _positive, "10", "seconds that a known image's caption may take")
     option("max-restarts", _count, "5", "restarts of a failing server within 10 minutes; 0 ends with the first failure")
+    option("cache-mib", _count, "0", "size of a cache of encoded images in MiB, about 1 MiB an image; 0 for none")
     option("log-format", LogFormat, LogFormat.TEXT, "text or json, an object a line")
     option("request-log", RequestLogMode, RequestLogMode.NONE, "the requests that get log lines: none, refused or all")
     option("trace-url", str, "", "OpenTelemetry collector, such as http://collector:4318/v1/traces")
@@ -113,6 +116,7 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
         canary_interval=flags.canary_interval,
         canary_timeout=flags.canary_timeout,
         max_restarts=flags.max_restarts,
+        cache_mib=flags.cache_mib,
         log_format=flags.log_format,
         request_log=flags.request_log,
         trace_url=flags.trace_url,

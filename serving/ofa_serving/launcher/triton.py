@@ -40,12 +40,13 @@ def triton_command(
     exit_timeout: int,
     calls: int,
     gpu: bool,
+    cache_mib: int = 0,
     tracing: Sequence[str] = (),
 ) -> list[str]:
     """Return the command line of a server that serves ``repositories`` and nothing else.
 
-    ``calls`` is how many calls to its stages a public model may have under way; ``tracing`` is what
-    :func:`tracing_flags` returns.
+    ``calls`` is how many calls to its stages a public model may have under way; ``cache_mib`` the size of the cache for
+    models that have one; ``tracing`` is what :func:`tracing_flags` returns.
 
     The interfaces that change the server or read its memory ask for a key that nobody is told; they cannot be switched
     off. Configurations are complete, so nothing is completed from the models: that would start each of them twice.
@@ -76,6 +77,8 @@ def triton_command(
     }
     if not gpu:
         flags |= {"allow-gpu-metrics": "false", "pinned-memory-pool-byte-size": 0}
+    if cache_mib:
+        flags |= {"cache-directory": installation.caches, "cache-config": f"local,size={cache_mib * 2**20}"}
     return [
         str(installation.binary),
         "--disable-auto-complete-config",
