@@ -155,8 +155,12 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Starts",
             "none",
-            "Times a server has started again within half an hour.",
-            {"{{instance}}": f"sum by (instance) (changes(ofa_model_start_time_seconds{{{MODEL}}}[30m]))"},
+            "Times a server has started again within half an hour; those of its launcher after a failure apart.",
+            {
+                "{{instance}}": f"sum by (instance) (changes(ofa_model_start_time_seconds{{{MODEL}}}[30m]))",
+                "after a failure {{instance}}": "sum by (instance) "
+                f"(increase(ofa_server_restarts_total{{{MODEL}}}[30m]))",
+            },
         ),
         Panel(
             "Size of the images",
@@ -171,6 +175,16 @@ ROWS: dict[str, list[Panel]] = {
             {
                 "{{model}}": "sum by (model) (rate(nv_inference_queue_duration_us[$__rate_interval])) / 1e6 / "
                 "sum by (model) (rate(nv_inference_exec_count[$__rate_interval]))"
+            },
+        ),
+        Panel(
+            "Cache of encoded images",
+            "percentunit",
+            "Share of the images that were encoded before. Empty without --cache-mib.",
+            {
+                "found": "sum(rate(nv_cache_num_hits_per_model[$__rate_interval])) / (sum(rate("
+                "nv_cache_num_hits_per_model[$__rate_interval])) + "
+                "sum(rate(nv_cache_num_misses_per_model[$__rate_interval])))"
             },
         ),
         Panel(

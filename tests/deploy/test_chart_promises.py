@@ -85,6 +85,16 @@ def test_the_launcher_reads_the_variables_that_the_chart_sets(defaults):
     assert (settings.start_timeout, settings.stop_timeout) == (600, 30)
 
 
+def test_the_log_is_for_machines_and_the_launcher_reads_where_traces_go(defaults):
+    logged = parse_settings([], environment(server(defaults)))
+    assert (logged.log_format, logged.request_log, logged.trace_url) == ("json", "all", "")
+    traced = render(values_of("gpu-s3-keda"))
+    settings = parse_settings([], environment(server(traced)))
+    assert (settings.trace_url, settings.trace_every) == ("http://collector.monitoring:4318/v1/traces", 100)
+    *_, collector = traced["NetworkPolicy", "captions-server"]["spec"]["egress"]
+    assert collector["to"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+
+
 @each_deployment
 def test_every_container_is_confined(case):
     documents = render(values_of(case))

@@ -47,6 +47,20 @@ seccompProfile:
   value: {{ .Values.timing.start | quote }}
 - name: OFA_STOP_TIMEOUT
   value: {{ .Values.timing.stop | quote }}
+{{- with .Values.encodedImageCache }}
+- name: OFA_CACHE_MIB
+  value: {{ . | quote }}
+{{- end }}
+- name: OFA_LOG_FORMAT
+  value: {{ .Values.logging.format }}
+- name: OFA_REQUEST_LOG
+  value: {{ .Values.logging.requests | quote }}
+{{- with .Values.tracing.url }}
+- name: OFA_TRACE_URL
+  value: {{ . | quote }}
+- name: OFA_TRACE_EVERY
+  value: {{ $.Values.tracing.every | quote }}
+{{- end }}
 {{- with .Values.extraEnvironment }}
 {{ toYaml . }}
 {{- end }}
