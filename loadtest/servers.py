@@ -1,0 +1,67 @@
+"""Servers that a measurement starts for itself, with ``ofa-serve`` on free ports of loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+QUIET = ("--canary-interval=3600",)
+"""For measurements: no captions but those that are measured."""
+
+_STOP_SECONDS = 60
+
+
+class ServerError(Exception):
+    """The server did not start; says why."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server: its URLs, and how long it took to caption its known image."""
+
+    http: str
+    grpc: str
+    metrics: str
+    start_seconds: float
+
+
+@contextlib.contextmanager
+def served(name: str, artifacts: Path = Path("artifacts"), flags: Sequence[str] = ()) -> Iterator[Served]:
+    """Serves a built checkpoint for as long as the context lasts.
+
+    Raises:
+        ServerError: it did not start.
+    """
+    ports = [f"--{listener}-port=0" for listener in ("http", "grpc", "metrics")]
+    command = [sys.executable, "-m", "ofa_serving.launcher", name, f"--artifacts={artifacts}", *ports, *flags]
+    started = time.monotonic()
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            words = process.stdout.readline().split()
+            if not words:
+                process.wait(_STOP_SECONDS)
+                log.seek(0)
+                raise ServerError(log.read().strip().rpartition("\n")[2])
+            yield Served(*words[2:5], time.monotonic() - started)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(_STOP_SECONDS)
+            process.stdout.close()
+
+
+def machine() -> str:
+    """Says what this machine is, for a result's heading."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    return f"{len(os.sched_getaffinity(0))} cores of {name or platform.machine()}"
