@@ -48,10 +48,10 @@ class Scraper:
             except OSError:
                 continue
             self._times.append(time.monotonic())
-            self._samples.append(_sums(text))
+            self._samples.append(sums(text))
 
 
-def _sums(text: str) -> dict[str, float]:
+def sums(text: str) -> dict[str, float]:
     """Each counter over all models (Triton's own over encoders alone), and the stages' times as ``stage NAME``."""
     sums: dict[str, float] = defaultdict(float)
     for name, labels, value in _SAMPLE.findall(text):

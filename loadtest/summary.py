@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +121,54 @@ def replicas(rate: float, knee_rate: float) -> int:
 
 def failures(thresholds: Mapping[str, Any], summaries: Iterable[Summary]) -> list[str]:
     """What does not hold, a sentence each; empty means passed."""
-    judged = [summary for summary in summaries if summary.rate <= thresholds["rate"] * NEARLY]
+    judged = _judged(thresholds, summaries)
     found = [] if judged else [f"no step had at most {thresholds['rate']} requests/s: set the thresholds' rate"]
     for summary in judged:
-        for name, value in asdict(summary).items():
-            limits = thresholds.get(name) if name != "rate" else None
-            if limits and not limits.get("min", -np.inf) <= value <= limits.get("max", np.inf):
-                wanted = " and ".join(f"{bound} {limit}" for bound, limit in limits.items())
+        for name, limits in _limits(thresholds):
+            value = getattr(summary, name)
+            if not _within(limits, value):
+                wanted = _words(limits)
                 found.append(f"{name} is {value:.3g} at {summary.rate:g} requests/s, must be {wanted}")
     return found
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One threshold, the figure that came nearest to breaking it, and at which rate."""
+
+    name: str
+    wanted: str
+    worst: float
+    rate: float
+    holds: bool
+
+
+def judge(thresholds: Mapping[str, Any], summaries: Iterable[Summary]) -> list[Judgement]:
+    """Each threshold over the steps that are judged; empty if none is."""
+    judged = _judged(thresholds, summaries)
+    found = []
+    for name, limits in _limits(thresholds) if judged else ():
+        pick = max if "max" in limits else min
+        worst = pick(judged, key=lambda summary, name=name: getattr(summary, name))
+        value = getattr(worst, name)
+        found.append(Judgement(name, _words(limits), value, worst.rate, _within(limits, value)))
+    return found
+
+
+def _judged(thresholds: Mapping[str, Any], summaries: Iterable[Summary]) -> list[Summary]:
+    return [summary for summary in summaries if summary.rate <= thresholds["rate"] * NEARLY]
+
+
+def _limits(thresholds: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
+    return [(name, limits) for name, limits in thresholds.items() if name != "rate"]
+
+
+def _within(limits: Mapping[str, float], value: float) -> bool:
+    return limits.get("min", -np.inf) <= value <= limits.get("max", np.inf)
+
+
+def _words(limits: Mapping[str, float]) -> str:
+    return " and ".join(f"{bound} {limit}" for bound, limit in limits.items())
 
 
 def _share(results: Sequence[Result], test: Any) -> float:

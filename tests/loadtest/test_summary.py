@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from loadtest.mix import OK, default_mix
-from loadtest.scraping import Scraper, _sums
+from loadtest.scraping import Scraper, sums
 from loadtest.shapes import Step, steps_of
-from loadtest.summary import Result, failures, knee, replicas, summarise
+from loadtest.summary import Result, failures, judge, knee, replicas, summarise
 
 yaml = pytest.importorskip("yaml", reason="needs the extra 'loadtest'")
 THRESHOLDS = yaml.safe_load((Path(__file__).parents[2] / "loadtest/thresholds.yaml").read_text())
@@ -86,12 +86,22 @@ def test_each_threshold_fails_a_run(changes, named):
     assert sentence.startswith(named)
 
 
+def test_each_threshold_is_judged_by_the_figure_that_comes_nearest_to_it():
+    found = {one.name: one for one in judge(THRESHOLDS, [at(1, seconds=0.3), at(2, seconds=0.7), at(8, seconds=9)])}
+    assert set(found) == set(THRESHOLDS) - {"rate"}
+    assert (found["p99_seconds"].worst, found["p99_seconds"].rate, found["p99_seconds"].holds) == (0.7, 2, True)
+    assert found["p99_seconds"].wanted == "max 5"
+    (late,) = [one for one in judge(THRESHOLDS, [at(2, p99_seconds=6)]) if not one.holds]
+    assert late.name == "p99_seconds"
+    assert judge(THRESHOLDS, [at(50)]) == []
+
+
 def test_steps_beyond_the_rate_look_for_the_knee_and_may_fail():
     assert failures(THRESHOLDS, [at(2), at(50, wrong_share=0.5)]) == []
 
 
 def test_a_run_of_which_nothing_can_be_judged_fails():
-    assert failures(THRESHOLDS, [at(50)]) == ["no step had at most 2 requests/s: set the thresholds' rate"]
+    assert failures(THRESHOLDS, [at(50)]) == ["no step had at most 4 requests/s: set the thresholds' rate"]
 
 
 def test_every_threshold_is_a_figure_of_the_summary():
@@ -113,7 +123,7 @@ def test_the_mix_has_good_and_bad_input_of_several_kinds():
     assert 0.02 < bad < 0.1
 
 
-def test_the_endpoints_text_becomes_sums():
+def test_the_endpoints_text_becomessums():
     text = """nv_inference_count{model="a_encoder",version="1"} 7
 nv_inference_count{model="a_preprocess",version="1"} 9
 ofa_stage_duration_seconds_sum{model="a",stage="search"} 1.5
@@ -121,7 +131,7 @@ ofa_stage_duration_seconds_sum{model="b",stage="search"} 0.5
 ofa_stage_duration_seconds_count{model="a",stage="search"} 3
 ofa_stage_duration_seconds_count{model="a",stage="encode"} 3
 """
-    assert _sums(text) == {"nv_inference_count": 7, "stage search": 2, "ofa_stage_duration_seconds_count": 3}
+    assert sums(text) == {"nv_inference_count": 7, "stage search": 2, "ofa_stage_duration_seconds_count": 3}
 
 
 def test_a_server_without_metrics_gives_no_counters():
