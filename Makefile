@@ -94,24 +94,36 @@ clean: ## remove what was built, not the environment
 
 # --- load tests and deployment ----------------------------------------------------------------------------------------
 
-RATE ?= 4
+RATE ?= 8
 SECONDS_A_STEP ?= 20
 SHAPE ?= steps
 METRICS ?= http://127.0.0.1:8002/metrics
-LOAD := --shape $(SHAPE) --rate $(RATE) --seconds $(SECONDS_A_STEP)
+WORKERS ?= 1
+# What they load unless told otherwise is built first.
+BUNDLED := $(if $(filter ofa_caption,$(NAME)),artifacts/ofa_caption/manifest.json)
+LOAD := --shape $(SHAPE) --rate $(RATE) --seconds $(SECONDS_A_STEP) --workers $(WORKERS)
 
 .PHONY: loadtest
-loadtest: $(VENV)/.ready ## [HOST=grpc://host:port METRICS=url] [SHAPE= RATE= SECONDS_A_STEP=]: load, judge, report
-ifdef HOST
-	$(BIN)/python -m loadtest --url $(HOST) --metrics-url $(METRICS) --model $(NAME) $(LOAD)
-else
-	PATH=$(CURDIR)/$(BIN):$$PATH scripts/loadtest $(NAME) $(LOAD)
-endif
+loadtest: $(VENV)/.ready $(if $(HOST),,$(BUNDLED)) ## [HOST=grpc://host:port METRICS=url] [SHAPE= RATE= SECONDS_A_STEP= WORKERS=]: load, judge, report
+	$(BIN)/python -m loadtest $(if $(HOST),--url $(HOST) --metrics-url $(METRICS)) --model $(NAME) $(LOAD)
 
 .PHONY: capacity
-capacity: $(VENV)/.ready ## WANTED=requests-a-second: how many servers like this machine that takes
+capacity: $(VENV)/.ready $(if $(HOST),,$(BUNDLED)) ## WANTED=requests-a-second: how many servers like this machine that takes
 	@test -n "$(WANTED)" || { echo "make capacity needs WANTED=requests a second"; exit 2; }
-	PATH=$(CURDIR)/$(BIN):$$PATH scripts/loadtest $(NAME) $(LOAD) --wanted-rate $(WANTED)
+	$(BIN)/python -m loadtest $(if $(HOST),--url $(HOST) --metrics-url $(METRICS)) --model $(NAME) $(LOAD) \
+	  --wanted-rate $(WANTED)
+
+.PHONY: throughput
+throughput: $(VENV)/.ready $(BUNDLED) ## NAME=name: what batching, the protocol and a second server are worth, to loadtest/results
+	$(BIN)/python -m loadtest.throughput $(NAME)
+
+.PHONY: observability
+observability: $(VENV)/.ready $(BUNDLED) ## NAME=name: what metrics, logs and traces cost, to benchmarks/results
+	$(BIN)/python -m benchmarks.observability $(NAME)
+
+.PHONY: scaling
+scaling: $(VENV)/.ready $(BUNDLED) ## NAME=name: measure a server, replay a day over many of them with the chart's autoscaling, plot
+	$(BIN)/python -m loadtest.scaling --serve $(NAME)
 
 RUNS ?= 10
 

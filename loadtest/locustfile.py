@@ -20,6 +20,7 @@ from typing import Any
 
 import gevent
 from locust import LoadTestShape, User, constant, events, task
+from locust.runners import MasterRunner
 
 from loadtest.mix import default_mix
 from loadtest.shapes import steps_of
@@ -30,6 +31,7 @@ WEIGHTS = [case.weight for case in MIX]
 URL = os.environ["LOADTEST_URL"]
 MODEL = os.environ.get("LOADTEST_MODEL", "ofa_caption")
 TIMEOUT = os.environ.get("LOADTEST_TIMEOUT", "30")
+WORKERS = int(os.environ.get("LOADTEST_WORKERS", "1"))
 OUT = Path(os.environ.get("LOADTEST_OUT", "."))
 STEPS = steps_of(
     os.environ.get("LOADTEST_SHAPE", "constant"),
@@ -93,14 +95,18 @@ _sender: Sender | None = None
 
 @events.test_start.add_listener
 def start_sender(environment: Any, **_arguments: Any) -> None:
-    """Before the shape begins."""
+    """Before the shape begins, in each process that has users."""
     global _sender  # noqa: PLW0603 - Locust knows functions, not objects
+    if isinstance(environment.runner, MasterRunner):
+        return
     try:
         _sender = Sender(environment)
     except RuntimeError as error:
         logger.error("%s", error)
         environment.process_exit_code = NO_SERVER
         environment.runner.quit()
+    else:
+        (OUT / f"ready-{os.getpid()}").touch()
 
 
 @events.test_stop.add_listener
@@ -124,7 +130,7 @@ class CaptionUser(User):
 
 
 class Steps(LoadTestShape):
-    """The chosen shape, from when the sender is ready; its beginning is on record for the report."""
+    """The chosen shape, from when the senders are ready; its beginning is on record for the report."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +139,7 @@ class Steps(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         """The number of users now; None at the end."""
         if self._begin is None:
-            if _sender is None:
+            if len(list(OUT.glob("ready-*"))) < WORKERS:
                 return (1, 1) if self.get_run_time() < READY_SECONDS else None
             self._begin = time.monotonic()
             (OUT / "start.json").write_text(json.dumps({"start": self._begin}))

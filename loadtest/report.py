@@ -1,93 +1,107 @@
-"""The report: one HTML file with a verdict, a table and plots."""
+"""The report: one HTML file with the verdict, what was judged, plots and a table."""
 
 from __future__ import annotations
 
-import base64
+import datetime
 import html
-import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
-import matplotlib as mpl
+from loadtest.plots import plots
+from loadtest.servers import machine
+from loadtest.summary import Judgement, Summary
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-
-from loadtest.summary import Summary
-
-_PAGE = """<!doctype html><meta charset="utf-8"><title>Load test</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-h1 {{ font-size: 1.5rem }} .passed {{ color: #187a3c }} .failed {{ color: #b3261e }}
-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd }} img {{ width: 100% }}
-</style>
-<h1>Load test of {url}: <span class="{verdict}">{verdict}</span></h1>
-{failures}<p>{text}</p>
-<table><tr>{heads}</tr>{rows}</table>
-<p><img src="data:image/png;base64,{plots}" alt="throughput, latency, batches and stage times against the rate"></p>
-<p>Requests are sent at random moments at a mean rate, whatever became of earlier ones (open loop), and times count from
-when a request was due.</p>
-"""
+_PAGE = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
 
 _COLUMNS = {
     "requests/s": lambda s: f"{s.rate:.2f}",
     "answered/s": lambda s: f"{s.answered_per_second:.2f}",
-    "p50 s": lambda s: f"{s.p50_seconds:.3f}",
-    "p95 s": lambda s: f"{s.p95_seconds:.3f}",
-    "p99 s": lambda s: f"{s.p99_seconds:.3f}",
+    "p50": lambda s: _seconds(s.p50_seconds),
+    "p95": lambda s: _seconds(s.p95_seconds),
+    "p99": lambda s: _seconds(s.p99_seconds),
     "wrong": lambda s: f"{s.wrong_share:.2%}",
     "rejected": lambda s: f"{s.rejected_share:.2%}",
     "rows/step": lambda s: f"{s.rows_a_step:.1f}",
     "images/encoder run": lambda s: f"{s.images_a_run:.2f}",
-    "generator lag p99 s": lambda s: f"{s.generator_lag_p99_seconds:.3f}",
+    "generator late, p99": lambda s: _seconds(s.generator_lag_p99_seconds),
 }
 
 
-def write_report(path: Path, url: str, summaries: Sequence[Summary], failures: Sequence[str], text: str) -> None:
-    """Writes the page to ``path``; ``text`` is what it says above the table."""
-    cells = [[form(summary) for form in _COLUMNS.values()] for summary in summaries]
-    page = _PAGE.format(
-        url=html.escape(url),
-        verdict="failed" if failures else "passed",
-        failures="".join(f"<p class=failed>{html.escape(line)}</p>" for line in failures),
-        text=html.escape(text),
+@dataclass(frozen=True)
+class Findings:
+    """What a run came to.
+
+    Attributes:
+        url: of the server.
+        shape: of the load, in words.
+        summaries: one a step.
+        judgements: of the thresholds.
+        failures: what does not hold, a sentence each.
+        knee: the highest rate that the server keeps up with; None if not even the lowest.
+        text: what follows from that.
+    """
+
+    url: str
+    shape: str
+    summaries: Sequence[Summary]
+    judgements: Sequence[Judgement]
+    failures: Sequence[str]
+    knee: float | None
+    text: str
+
+
+def write_report(path: Path, findings: Findings) -> None:
+    """Writes the page to ``path``."""
+    summaries, verdict = findings.summaries, "failed" if findings.failures else "passed"
+    requests = sum(summary.requests for summary in summaries)
+    page = _PAGE.substitute(
+        verdict=verdict,
+        url=html.escape(findings.url),
+        about=html.escape(f"{findings.shape}; {requests} requests; loaded from {machine()}; {_now()}"),
+        text=html.escape(findings.text),
+        failures="".join(f"<li>{html.escape(line)}</li>" for line in findings.failures),
+        cards="".join(_card(name, value) for name, value in _key_figures(findings)),
+        judgements="".join(_judgement(one) for one in findings.judgements),
+        plots=plots(summaries, findings.knee),
         heads="".join(f"<th>{head}</th>" for head in _COLUMNS),
-        rows="".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells),
-        plots=_plots(summaries),
+        rows="".join(_row([form(summary) for form in _COLUMNS.values()]) for summary in summaries),
     )
     path.write_text(page, encoding="utf-8")
 
 
-def _plots(summaries: Sequence[Summary]) -> str:
-    figure, ((throughput, latency), (batches, stages)) = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
-    rates = [summary.rate for summary in summaries]
-    throughput.plot(rates, rates, color="#bbb", linestyle="--", label="sent")
-    throughput.plot(rates, [summary.answered_per_second for summary in summaries], marker="o", label="answered")
-    _axes(throughput, "Throughput", "answers/s")
-    for name in ("p50_seconds", "p95_seconds", "p99_seconds"):
-        latency.plot(rates, [getattr(summary, name) for summary in summaries], marker="o", label=name[:3])
-    latency.set_yscale("log")
-    _axes(latency, "Time to a caption", "s")
-    batches.plot(rates, [summary.rows_a_step for summary in summaries], marker="o", label="hypotheses a decoder step")
-    batches.plot(rates, [summary.images_a_run for summary in summaries], marker="o", label="images an encoder run")
-    _axes(batches, "Mean batch", "")
-    names = list(summaries[0].stage_seconds)
-    if names:
-        times = [[summary.stage_seconds.get(name, 0) for summary in summaries] for name in names]
-        stages.stackplot(rates, times, labels=names, alpha=0.8)
-    _axes(stages, "Mean time in each stage", "s")
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110)
-    plt.close(figure)
-    return base64.b64encode(out.getvalue()).decode()
+def _key_figures(findings: Findings) -> list[tuple[str, str]]:
+    first = findings.summaries[0]
+    wrong = sum(summary.wrong_share * summary.requests for summary in findings.summaries)
+    return [
+        ("keeps up with", f"{findings.knee:.1f} requests/s" if findings.knee else "no rate tried"),
+        ("median, least load", _seconds(first.p50_seconds)),
+        ("p99, least load", _seconds(first.p99_seconds)),
+        ("most answered", f"{max(s.answered_per_second for s in findings.summaries):.1f} /s"),
+        ("not as expected", f"{wrong:.0f} of {sum(s.requests for s in findings.summaries)}"),
+    ]
 
 
-def _axes(axes: Axes, title: str, unit: str) -> None:
-    axes.set_title(title, loc="left")
-    axes.set_xlabel("requests/s")
-    axes.set_ylabel(unit)
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
+def _card(name: str, value: str) -> str:
+    return f"<div class=card><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>"
+
+
+def _judgement(one: Judgement) -> str:
+    mark = "ok" if one.holds else "not"
+    cells = (one.name, one.wanted, f"{one.worst:.3g}", f"{one.rate:g} requests/s")
+    return f"<tr class={mark}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def _seconds(value: float) -> str:
+    if value == float("inf"):
+        return "none"
+    return f"{value * 1e3:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
