@@ -168,6 +168,10 @@ client-soak: $(VENV)/.ready ## 20,000 images through kills of client and server,
 client-api: $(VENV)/.ready ## write docs/client-api.md from the client's docstrings
 	$(BIN)/python scripts/client-api
 
+.PHONY: test-pythons
+test-pythons: $(VENV)/.ready ## the client's tests under each installed Python from 3.9 to 3.13, oldest and newest libraries (minutes)
+	mkdir -p .cache && PATH=$(CURDIR)/$(BIN):$$PATH scripts/client-pythons .cache/pythons
+
 # Ray wants a newer numpy than the server, and the page an older pillow: each has an environment of its own.
 .venv-ray/.ready: client/pyproject.toml
 	$(PYTHON) -m venv .venv-ray

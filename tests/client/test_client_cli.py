@@ -14,6 +14,9 @@ import uuid
 import pytest
 from ofa_client import contract
 
+from interrupts import heed_interrupts
+from nonsense_servers import grpc_server, one_caption
+
 COMMAND = [sys.executable, "-m", "ofa_client"]
 
 
@@ -215,7 +218,8 @@ def test_an_unknown_model_is_said_once(ofa_caption, image):
 
 def test_ctrl_c_ends_quietly(environment, image, tmp_path):
     arguments = [*COMMAND, image("first.jpg", "a cat"), image("second.jpg", "a dog", delay_s=50)]
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_interrupts}
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, **pipes)
     assert process.stdout.readline() == b"first.jpg: a cat\n"
     process.send_signal(signal.SIGINT)
     answers, complaints = process.communicate()
@@ -240,6 +244,23 @@ def test_a_file_name_need_not_be_text(ofa_caption, image):
 def test_json_is_whole_where_the_terminal_is_not_unicode(ofa_caption, image):
     result = ofa_caption("--json", image("zh.jpg", "一只猫 🐈"), encoding="latin-1", PYTHONIOENCODING="latin-1")
     assert json.loads(result.stdout)["captions"][0]["text"] == "一只猫 🐈"
+
+
+def test_keys_and_headers_travel_to_each_replica(ofa_caption, image):
+    metadata = []
+
+    def behave(request, context):
+        metadata.append(dict(context.invocation_metadata()))
+        return one_caption(request, context)
+
+    headers = ["--header", "X-Tenant: blue", "--header", "X-Run: 7"]
+    with grpc_server(behave) as one, grpc_server(behave) as two:
+        images = [image(f"{i}.jpg", "a cat") for i in range(4)]
+        result = ofa_caption("--url", f"{one},{two}", *headers, *images, OFA_API_KEY="s3cret", OFA_HEADER="X-No: x")
+    assert result.returncode == 0
+    assert len(metadata) == 4
+    for each in metadata:
+        assert (each["authorization"], each["x-tenant"], each["x-run"]) == ("Bearer s3cret", "blue", "7")
 
 
 def test_help_names_every_variable(ofa_caption):

@@ -10,9 +10,13 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import pytest
+
+from interrupts import heed_interrupts
+from nonsense_servers import grpc_server, one_caption
 
 COMMAND = [sys.executable, "-m", "ofa_client"]
 
@@ -54,7 +58,9 @@ def photos(tmp_path, script):
 
 
 def records(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The whole records of a file that may be there, and written to, or not."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def names(path):
@@ -135,7 +141,8 @@ def test_kills_at_any_moment_lose_and_repeat_nothing(environment, ofa_caption, p
 def test_a_signal_keeps_what_is_done(environment, ofa_caption, photos, tmp_path, signal_number, status):
     photos(100, delay_s=0.05)
     arguments = [*COMMAND, "photos", "--output", "captions.jsonl", "--concurrency", "2"]
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    pipes = {"stderr": subprocess.PIPE, "preexec_fn": heed_interrupts}
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, **pipes)
     assert killed_when(process, tmp_path / "captions.jsonl", 5, signal_number) == status
     assert b"Traceback" not in process.stderr.read()
     process.stderr.close()
@@ -151,6 +158,24 @@ def test_a_server_that_goes_away_ends_the_run_and_no_image_fails(ofa_caption, ph
     assert "ofa-caption: UNAVAILABLE: " in result.stderr
     assert (tmp_path / "captions.errors.jsonl").read_bytes() == b""
     assert ofa_caption("photos", "--output", "captions.jsonl").returncode == 0
+
+
+def test_a_server_that_restarts_costs_no_image(environment, photos, tmp_path):
+    images = photos(100)
+
+    def slow(request, context):
+        time.sleep(0.02)
+        return one_caption(request, context)
+
+    with grpc_server(slow) as url:
+        arguments = [*COMMAND, "photos", "--output", "captions.jsonl", "--concurrency", "4", "--url", url]
+        process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(names(tmp_path / "captions.jsonl")) < 20:
+            time.sleep(0.05)
+    with grpc_server(slow, port=int(url.rpartition(":")[2])):
+        assert process.wait() == 0
+    assert sorted(names(tmp_path / "captions.jsonl")) == images
+    assert names(tmp_path / "captions.errors.jsonl") == []
 
 
 def test_shards_together_are_the_whole(ofa_caption, photos, tmp_path):
