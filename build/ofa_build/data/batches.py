@@ -137,6 +137,7 @@ class Batches:
         self.data, self.encoding, self.share = data, encoding, share
         self.seed, self.workers, self.per_image = seed, workers, per_image
         self._keys = _example_keys(data.records, per_image) if isinstance(data, CaptionData) else None
+        self._epoch, self._order = -1, np.empty(0, int)
 
     @property
     def bad(self) -> BadRecords:
@@ -171,12 +172,12 @@ class Batches:
             return DataLoader(stream, batch_size=None, **common)
         order = itertools.chain.from_iterable(self.share.of(self._keys_of(update)) for update in range(first, last))
         examples = _Examples(self.data.records, self.encoding)
-        return DataLoader(examples, batch_sampler=list(order), collate_fn=self.encoding.collate, **common)
+        return DataLoader(examples, batch_sampler=order, collate_fn=self.encoding.collate, **common)
 
     def _keys_of(self, update: int) -> list[tuple[int, int]]:
         """Give the examples of an update; an epoch's last one may have fewer."""
         epoch, place = divmod(update, self.updates_per_epoch)
-        if getattr(self, "_epoch", None) != epoch:
+        if self._epoch != epoch:
             self._epoch = epoch
             self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self._keys))
         size = self.share.global_size
