@@ -1,11 +1,9 @@
-"""What is compared: this project's server with some engine, a plain PyTriton server, and ModelScope's pipeline."""
+"""What is compared: this project's server with some engine, and ModelScope's pipeline."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import threading
 import time
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +12,11 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-import tritonclient.grpc
 from ofa_build.artifact import build_artifact
 from ofa_build.checkpoint import Checkpoint
 from ofa_build.repository import Serving
 from ofa_client import Captioner
-from ofa_serving.launcher.ports import claim_ports
-from ofa_serving.launcher.settings import Ports
-from serving_process import ServerProcess, wait_until
-
-from . import pytriton_server
+from serving_process import ServerProcess
 
 PEER = Path(__file__).with_name("modelscope_worker.py")
 
@@ -109,57 +102,6 @@ class Server(Contender):
             for task in Path(f"/proc/{pid}/task").iterdir():
                 tree += map(int, (task / "children").read_text().split())
         return total
-
-
-class PyTriton(Contender):
-    """PyTorch behind the same Triton, as its tutorials do it: see :mod:`benchmarks.pytriton_server`."""
-
-    name = "PyTriton, PyTorch"
-
-    def __init__(self, checkpoint: Path, concurrency: int) -> None:
-        self.concurrency = concurrency
-        ports = claim_ports("127.0.0.1", Ports(0, 0, 0))
-        self._url = f"127.0.0.1:{ports.grpc}"
-        self._command = [
-            sys.executable,
-            "-m",
-            pytriton_server.__name__,
-            str(checkpoint),
-            str(ports.http),
-            str(ports.grpc),
-        ]
-        self._local = threading.local()
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(self._is_ready, seconds=120)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.terminate()
-        self._process.wait(60)
-
-    def caption(self, image: Path) -> str:
-        """See :meth:`Contender.caption`."""
-        tensor = tritonclient.grpc.InferInput("image", [1, 1], "BYTES")
-        tensor.set_data_from_numpy(np.array([[image.read_bytes()]], dtype=object))
-        answer = self._client().infer(pytriton_server.NAME, [tensor])
-        return answer.as_numpy("caption")[0, 0].decode()
-
-    def _client(self) -> tritonclient.grpc.InferenceServerClient:
-        if not hasattr(self._local, "client"):
-            self._local.client = tritonclient.grpc.InferenceServerClient(self._url)
-        return self._local.client
-
-    def _is_ready(self) -> bool:
-        if self._process.poll() is not None:
-            raise RuntimeError("the PyTriton server did not start; run it by hand to see why")
-        try:
-            return self._client().is_model_ready(pytriton_server.NAME)
-        except tritonclient.grpc.InferenceServerException:
-            return False
 
 
 class ModelScope(Contender):

@@ -20,7 +20,7 @@ from ofa_serving.contract import STAGES
 
 from .ceiling import matmul_gflops
 from .checkpoints import GFLOP, SIZES, write_random
-from .contenders import Contender, ModelScope, PyTriton, Server
+from .contenders import Contender, ModelScope, Server
 from .engines import measure_engines
 from .images import write_images
 from .load import measure_load
@@ -38,8 +38,7 @@ def main() -> None:
     servers = [
         Server(read, *contender.split(":"), work / flags.size, flags.concurrency) for contender in flags.contenders
     ]
-    contenders: list[Contender] = [*servers, PyTriton(checkpoint, flags.concurrency)]
-    contenders += [ModelScope(checkpoint, flags.peer)] if flags.peer else []
+    contenders: list[Contender] = [*servers, *([ModelScope(checkpoint, flags.peer)] if flags.peer else [])]
     del read
     with contextlib.ExitStack() as stack:
         for contender in contenders:
