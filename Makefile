@@ -25,7 +25,7 @@ help: ## list the commands
 
 # --- environment ------------------------------------------------------------------------------------------------------
 
-$(VENV)/.ready: pyproject.toml client/pyproject.toml constraints.txt scripts/environment scripts/nginx
+$(VENV)/.ready: pyproject.toml client/pyproject.toml constraints.txt requirements/development.txt scripts/environment scripts/nginx
 	scripts/environment $(PYTHON) $(VENV)
 
 .PHONY: environment
@@ -157,6 +157,22 @@ overload: $(VENV)/.ready ## 4,000 requests at 400 concurrent, and the memory a m
 .PHONY: fuzz
 fuzz: $(VENV)/.ready ## 10,000 mutated images, HTTP and gRPC requests each (10 minutes)
 	mkdir -p .cache && $(LONG)=.cache/fuzz.xml tests/faults/test_fuzz.py
+
+SOAK_SECONDS ?= 3600
+
+.PHONY: soak
+soak: $(VENV)/.ready ## [SOAK_SECONDS=3600]: mixed load with kills, hangs and slow clients; memory against a leaking control
+	mkdir -p .cache && SOAK_SECONDS=$(SOAK_SECONDS) $(LONG)=.cache/soak.xml tests/faults/test_soak.py
+
+# --- supply chain -----------------------------------------------------------------------------------------------------
+
+.PHONY: audit
+audit: $(VENV)/.ready ## known vulnerabilities, licences and a bill of materials of what is installed, into .cache/audit
+	$(PYTHON) scripts/audit.py .venv-audit $(BIN)/python .cache/audit
+
+.PHONY: lock
+lock: ## write the hashes of what constraints.txt pins to requirements/
+	scripts/lock $(PYTHON) .venv-lock
 
 # --- client -----------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Every distribution that the development environment brings is pinned, and installed as pinned."""
 
+import re
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -23,6 +24,14 @@ ELSEWHERE = {
     "onnxruntime-gpu",
     "cupy-cuda13x",
 }
+
+
+def locked(name):
+    """The versions in a file of requirements/, by name, and how many hashes each has."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    entries = re.findall(r"^(\S+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})*)$", text, re.MULTILINE)
+    assert text.count("==") == len(entries)
+    return {name: version for name, version, _ in entries}, {name: text.count("sha256") for name, _, text in entries}
 
 
 def brought_by(requirements):
@@ -57,3 +66,19 @@ def test_no_two_places_name_another_version():
     versions = {canonicalize_name(requirement.name): str(requirement.specifier) for requirement in named}
     differing = {name: text for name, text in versions.items() if name in PINS and text not in ("", f"=={PINS[name]}")}
     assert differing == {}
+
+
+def test_every_pin_has_its_hashes():
+    """``make lock`` writes them."""
+    pins, hashes = locked("development")
+    assert pins == PINS
+    assert [name for name, count in hashes.items() if not count] == []
+
+
+def test_the_production_image_installs_every_package_of_the_server_by_hash():
+    pins, hashes = locked("serving")
+    extras = PROJECT["optional-dependencies"]
+    needed = brought_by([*PROJECT["dependencies"], *extras["serving"], *extras["tracing"]])
+    assert needed - pins.keys() == set()
+    assert {name: version for name, version in pins.items() if PINS.get(name, version) != version} == {}
+    assert [name for name, count in hashes.items() if not count] == []
