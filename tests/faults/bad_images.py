@@ -43,6 +43,7 @@ REFUSED = {
     "TIFF": (_encoded(Image.new("RGB", (9, 9)), "TIFF"), "UNSUPPORTED_FORMAT"),
     "half a JPEG": (PHOTO[: len(PHOTO) // 2], "TRUNCATED_IMAGE"),
     "9000x9000 PNG": (_encoded(Image.new("1", (9000, 9000)), "PNG"), "IMAGE_TOO_LARGE"),
+    "12000x12000 PNG": (_png_header(12000, 12000), "IMAGE_TOO_LARGE"),
     "1x65535": (_encoded(Image.new("L", (1, 65535)), "PNG"), "IMAGE_TOO_LARGE"),
     "a header of 20000x20000 and no data": (_png_header(20000, 20000), "IMAGE_TOO_LARGE"),
 }

@@ -1,6 +1,7 @@
 """A machine that gives too little: one clear line and no server, or refusals in words and a server that lives."""
 
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -64,6 +65,14 @@ def test_a_full_or_read_only_disk_is_named(tmp_path, options):
     reason = refused_start(ServerProcess(tmp_path / "artifacts", [NAME], tmp_path, ["--run-folder=/mnt/run"], within))
     assert reason.startswith("cannot write /mnt/run (")
     assert reason.endswith("choose another place with --run-folder")
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_a_missing_vocabulary_is_named(artifacts, tmp_path, name):
+    shutil.copytree(artifacts(CASES[0]), tmp_path / MODEL)
+    (tmp_path / MODEL / f"model_repository/{MODEL}_beam_search/1/{name}").unlink()
+    reason = refused_start(ServerProcess(tmp_path, [MODEL], tmp_path))
+    assert name in reason
 
 
 def test_too_little_memory_ends_the_start_in_one_line(artifacts, tmp_path):

@@ -11,6 +11,7 @@ REFUSED = {
     "TensorRT where there is none": (["--engine", "tensorrt", "--device", "gpu"], "TensorRT is not installed"),
     "int8": (["--precision", "int8"], "not in int8"),
     "fewer than no threads": (["--threads", "-1"], "0 or more"),
+    "weights that are others": (["--sha256", "0" * 64], "not to what was asked for"),
     "no such checkpoint": ([], "no-such-folder"),
 }
 

@@ -233,6 +233,25 @@ def test_the_largest_size_is_taken():
     assert code(encode(Image.new("L", (5001, 5000), 7), "PNG")) == Code.IMAGE_TOO_LARGE
 
 
+PEAK = """
+import resource, sys
+from ofa_serving.images import load_pixels
+data = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+load_pixels(data, 480)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_the_largest_image_takes_a_few_times_its_pixels(tmp_path, mode):
+    """The limit on pixels bounds the memory: JPEG's draft mode would take less and give other pixels."""
+    (tmp_path / "largest.jpg").write_bytes(encode(Image.new(mode, (5000, 5000)), "JPEG"))
+    command = [sys.executable, "-c", PEAK, tmp_path / "largest.jpg"]
+    mebibytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert mebibytes < 3 * 5000 * 5000 * len(mode) / 2**20
+
+
 def test_more_bytes_than_the_limit():
     assert code(SAMPLES["png"], max_bytes=len(SAMPLES["png"]) - 1) == Code.IMAGE_TOO_LARGE
 

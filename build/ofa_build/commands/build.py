@@ -11,7 +11,7 @@ from pathlib import Path
 from ofa_serving.contract import DEFAULT_NAME
 
 from ..artifact import build_artifact
-from ..checkpoint import load_checkpoint
+from ..checkpoint import CheckpointError, load_checkpoint
 from ..choice import AUTO, PRECISIONS, ChoiceError, choose, cpu_instructions
 from ..plans import load_tensorrt
 from ..repository import Serving
@@ -36,6 +36,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         default="fp32",
         help="fp32 is exact; auto is the fastest that this machine has instructions for (default %(default)s)",
     )
+    parser.add_argument("--sha256", help="what the weights must hash to, as a manifest of another build says it")
     parser.add_argument(
         "--threads", type=int, default=0, help="of each CPU engine; 0 is one for each core it may use (default)"
     )
@@ -53,5 +54,9 @@ def run(flags: argparse.Namespace) -> None:
     log.info("engine %s, precision %s: %s", choice.engine, choice.precision, choice.why)
     serving = replace(Serving.on(flags.device, choice.engine, choice.precision), threads=flags.threads)
     checkpoint = load_checkpoint(flags.checkpoint)
+    if flags.sha256 not in (None, checkpoint.sha256):
+        raise CheckpointError(
+            f"the weights of {flags.checkpoint} hash to {checkpoint.sha256}, not to what was asked for"
+        )
     folder = build_artifact(checkpoint, flags.checkpoint, flags.name, flags.artifacts, serving)
     log.info("built %s", folder)
