@@ -3,6 +3,7 @@
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,11 +176,32 @@ def test_cancels_and_deadlines_at_random_harm_neither_the_server_nor_the_others(
 
 @pytest.mark.parametrize("slot", [-1, 10**6, "1"])
 def test_a_slot_that_is_none_is_refused_by_the_search_itself(server, slot):
-    """A client can call the stages directly; that must harm nobody."""
+    with pytest.raises(InferenceServerException, match="INVALID_PARAMETER: cancel_slot"):
+        search(server, cancel_slot=slot, stage_key=key_of(server))
+
+
+@pytest.mark.parametrize("key", [{}, {"stage_key": ""}, {"stage_key": "0" * 32}, {"stage_key": 1}])
+def test_a_client_that_calls_the_stages_by_their_names_is_refused(server, key):
+    with pytest.raises(InferenceServerException, match="INVALID_PARAMETER: this model is not for clients"):
+        search(server, **key)
+    with (
+        tritonclient.grpc.InferenceServerClient(server.grpc_url) as client,
+        pytest.raises(InferenceServerException, match="INVALID_PARAMETER: this model is not for clients"),
+    ):
+        client.infer(f"{MODEL}_preprocess", [tensor(tritonclient.grpc)], parameters=key)
+
+
+def search(server, **parameters):
+    """A call to the beam search itself."""
     with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
         config = client.get_model_config(f"{MODEL}_beam_search").config
         shape = [1, *config.input[0].dims]
         hidden = tritonclient.grpc.InferInput("hidden", shape, "FP32")
         hidden.set_data_from_numpy(np.zeros(shape, np.float32))
-        with pytest.raises(InferenceServerException, match="INVALID_PARAMETER: cancel_slot"):
-            client.infer(f"{MODEL}_beam_search", [hidden], parameters={"cancel_slot": slot})
+        client.infer(f"{MODEL}_beam_search", [hidden], parameters=parameters)
+
+
+def key_of(server):
+    """What the launcher gave this run of its server; nobody but root and its user can read it."""
+    variables = Path(f"/proc/{server.server_pid}/environ").read_bytes().decode().split("\0")
+    return next(variable for variable in variables if variable.startswith("OFA_STAGE_KEY=")).partition("=")[2]

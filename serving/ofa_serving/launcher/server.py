@@ -6,6 +6,7 @@ Each step is bounded in time, and a signal ends each of them, so the launcher ne
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 import urllib.error
@@ -25,6 +26,7 @@ from ofa_serving.launcher.settings import Ports, Settings
 from ofa_serving.launcher.shared_memory import FOLDER
 from ofa_serving.launcher.triton import TritonProcess, tracing_flags, triton_command
 from ofa_serving.metrics import RESTARTS_VARIABLE
+from ofa_serving.stage_key import KEY_VARIABLE
 from ofa_serving.telemetry.logs import FORMAT_VARIABLE
 from ofa_serving.telemetry.requests import REQUESTS_VARIABLE
 from ofa_serving.telemetry.spans import URL_VARIABLE
@@ -88,6 +90,7 @@ class Server:
             DRAIN_VARIABLE: str(self._drain_file),
             CANCEL_VARIABLE: str(FOLDER / f"{prefix}cancel"),
             RESTARTS_VARIABLE: str(restarts),
+            KEY_VARIABLE: secrets.token_hex(16),
             FORMAT_VARIABLE: plan.settings.log_format,
             REQUESTS_VARIABLE: plan.settings.request_log,
             URL_VARIABLE: plan.settings.trace_url,

@@ -22,6 +22,7 @@ from ..generation import GenerationConfig
 from ..metrics import SearchMetrics
 from ..outputs import output_tensors
 from ..scheduler import Job, Scheduler, SearchResult
+from ..stage_key import StageKey
 from ..telemetry.logs import configure_logs
 from ..telemetry.origin import TRACE_PARAMETER
 from ..telemetry.requests import RequestLog
@@ -50,7 +51,7 @@ class BeamSearchModel:
         self._publisher = Publisher(SearchMetrics(self._name, self._scheduler).registry)
         configure_logs()
         self._log, self._spans = RequestLog(self._name), open_spans(self._name)
-        self._flags = CancelFlags.open(self._name)
+        self._flags, self._key = CancelFlags.open(self._name), StageKey()
         self._complete: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
         self._responder = threading.Thread(target=self._respond, name="responder", daemon=True)
         self._responder.start()
@@ -76,6 +77,7 @@ class BeamSearchModel:
 
     def _submit(self, request: Any, sender: Any) -> None:
         parameters = request_parameters(request)
+        self._key.demand(parameters)
         cancelled = self._cancelled(parameters.pop(SLOT_PARAMETER, None))
         parent = parameters.pop(TRACE_PARAMETER, None)
         settings = GenerationConfig.from_request(parameters, GenerationConfig())

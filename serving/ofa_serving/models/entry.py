@@ -22,6 +22,7 @@ from ..contract import STAGES, CaptionError, Names, Tensor
 from ..draining import IN_FLIGHT_METRIC
 from ..generation import GenerationConfig
 from ..metrics import EntryMetrics
+from ..stage_key import StageKey
 from ..telemetry.logs import configure_logs
 from ..telemetry.origin import TRACE_PARAMETER, Origin
 from ..telemetry.requests import RequestLog
@@ -39,7 +40,7 @@ class EntryModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Reads the checkpoint's generation defaults and the limits."""
         settings = Settings(args)
-        self._names = Names(settings.name)
+        self._names, self._key = Names(settings.name), StageKey()
         defaults = {name: settings.text(name) for name in asdict(GenerationConfig())}
         self._defaults = GenerationConfig.from_request(defaults, GenerationConfig())
         self._max_seconds = settings.integer("max_seconds")
@@ -120,7 +121,7 @@ class EntryModel:
             del flight, outcome  # they hold shared memory
 
     def _caption(self, flight: Flight) -> Any:
-        call, stages = flight.call, _Stages(flight, self._spans)
+        call, stages = flight.call, _Stages(flight, self._spans, self._key)
         in_line_ms = (time.monotonic() - call.arrived) * 1e3
         pixels, decoding = stages.call(self._names.preprocess, call.image, [Tensor.PIXELS, Tensor.PREPROCESS_MS])
         (hidden,) = stages.call(self._names.encoder, pixels, [Tensor.HIDDEN])
@@ -139,8 +140,8 @@ class EntryModel:
 class _Stages:
     """Calls the stages of one request in turn, as long as somebody waits for it, and times them."""
 
-    def __init__(self, flight: Flight, spans: Spans) -> None:
-        self._flight, self._spans = flight, spans
+    def __init__(self, flight: Flight, spans: Spans, key: StageKey) -> None:
+        self._flight, self._spans, self._key = flight, spans, key
         self.elapsed_ms: list[float] = []
 
     def call(
@@ -161,7 +162,7 @@ class _Stages:
                 requested_output_names=outputs,
                 request_id=origin.request_id,
                 timeout=max(1, int((self._flight.call.until - started) * 1e6)),
-                parameters={**(parameters or {}), **({TRACE_PARAMETER: span} if span else {})},
+                parameters={**self._key.parameters, **(parameters or {}), **({TRACE_PARAMETER: span} if span else {})},
             ).exec()
             if response.has_error():
                 raise_refusal(response.error().message(), model)

@@ -12,6 +12,7 @@ import triton_python_backend_utils as pb_utils
 from ..contract import CaptionError, Tensor
 from ..images import load_pixels
 from ..metrics import ImageMetrics
+from ..stage_key import StageKey
 from ..telemetry.logs import configure_logs
 from ..telemetry.origin import TRACE_PARAMETER
 from ..telemetry.requests import RequestLog
@@ -26,6 +27,7 @@ class PreprocessModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Reads the image size of the checkpoint."""
         settings = Settings(args)
+        self._key = StageKey()
         self._name, self._size = settings.name, settings.integer("image_size")
         self._metrics = ImageMetrics(self._name)
         self._publisher = Publisher(self._metrics.registry)
@@ -44,6 +46,8 @@ class PreprocessModel:
     def _answer(self, request: Any) -> Any:
         started = time.monotonic()
         try:
+            parameters = request_parameters(request)
+            self._key.demand(parameters)
             images = tensor(request, Tensor.IMAGE).reshape(-1)
             pixels = np.stack(
                 [self._load(request.request_id(), image, index, len(images)) for index, image in enumerate(images)]
@@ -53,15 +57,14 @@ class PreprocessModel:
         except Exception:
             return refusal(fault(self._name))
         ended = time.monotonic()
-        self._tell(request, started, ended, len(images))
+        self._tell(request, parameters.get(TRACE_PARAMETER), started, ended, len(images))
         elapsed = np.full((len(images), 1), (ended - started) * 1e3, np.float32)
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(Tensor.PIXELS, pixels), pb_utils.Tensor(Tensor.PREPROCESS_MS, elapsed)]
         )
 
-    def _tell(self, request: Any, started: float, ended: float, images: int) -> None:
+    def _tell(self, request: Any, parent: str | None, started: float, ended: float, images: int) -> None:
         if self._spans.wanted:
-            parent = request_parameters(request).get(TRACE_PARAMETER)
             self._spans.record("decode", parent, started, ended, images=images)
         if self._log.every_stage:
             milliseconds = round((ended - started) * 1e3, 1)
