@@ -81,6 +81,19 @@ def test_bad_parameters_are_named(server, ask, parameters):
     assert any(name in message for name in parameters)
 
 
+@pytest.mark.parametrize("text", ["id", "parameters"])
+def test_bytes_that_are_no_text(server, text):
+    """Triton's JSON parser takes them, and Python's strings do not."""
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1, 1], "data": ["x"]}
+    fields = {"id": "?", "parameters": {"length_penalty": "?"}}
+    body = json.dumps({text: fields[text], "inputs": [tensor]}).encode().replace(b"?", b"\xc7")
+    request = urllib.request.Request(f"{server.http_url}/v2/models/{MODEL}/infer", body, method="POST")
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=30)
+    told = json.loads(caught.value.read())["error"]
+    assert (caught.value.code, told.partition(":")[0]) in {(400, "INVALID_PARAMETER"), (400, "UNSUPPORTED_FORMAT")}
+
+
 @each_protocol
 def test_one_bad_image_of_a_batch_is_counted_out(server, ask):
     message = refused("UNSUPPORTED_FORMAT", ask, server, MODEL, [PHOTO, b"not an image", PHOTO])

@@ -131,7 +131,7 @@ def http_status(proxy, length, body):
     finally:
         connection.close()
     if answer.status != 200:
-        check_words(json.loads(text)["error"])
+        check_words(json.loads(text.decode(errors="replace"))["error"])
     return answer.status
 
 

@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 from ..admission import Load
 from ..contract import PRIORITY_CLASS, CaptionError, Code, Tensor
 from ..generation import GenerationConfig
-from ..telemetry.origin import Origin
+from ..telemetry.origin import Origin, request_id
 from ..waiting import PriorityClass
 from .triton import deadline
 
@@ -72,7 +72,7 @@ class Call:
             image=image,
             settings=GenerationConfig.from_request(parameters, defaults),
             outputs=list(request.requested_output_names()),
-            request_id=request.request_id(),
+            request_id=request_id(request),
             origin=origin,
             priority=priority,
             arrived=time.monotonic(),

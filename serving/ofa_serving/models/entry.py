@@ -24,7 +24,7 @@ from ..generation import GenerationConfig
 from ..metrics import EntryMetrics
 from ..stage_key import StageKey
 from ..telemetry.logs import configure_logs
-from ..telemetry.origin import TRACE_PARAMETER, Origin
+from ..telemetry.origin import TRACE_PARAMETER, Origin, request_id
 from ..telemetry.requests import RequestLog
 from ..telemetry.spans import Spans, open_spans
 from ..waiting import WaitingLine
@@ -68,9 +68,10 @@ class EntryModel:
     def execute(self, requests: Sequence[Any]) -> None:
         """Admits every request there is room for and returns at once; the others are refused at once."""
         for request in requests:
-            parameters = request_parameters(request)
-            origin = Origin.take(request, parameters, self._spans.wanted)
+            origin = Origin.unknown()
             try:
+                parameters = request_parameters(request)
+                origin = Origin.take(request, parameters, self._spans.wanted)
                 call = Call.read(request, parameters, origin, self._defaults, self._max_seconds)
                 self._admission.enter(call.load, call.priority)
             except CaptionError as error:
@@ -92,7 +93,7 @@ class EntryModel:
         self._spans.close()
 
     def _refuse(self, request: Any, origin: Origin, error: CaptionError) -> None:
-        self._metrics.answered(request.request_id(), error.code, 0)
+        self._metrics.answered(request_id(request), error.code, 0)
         self._log.answered(origin.request_id, error.code, 0, reason=error.message)
         send(request.get_response_sender(), refusal(error))
 

@@ -62,8 +62,15 @@ def tensor(request: Any, name: str) -> np.ndarray:
 
 
 def request_parameters(request: Any) -> dict[str, Any]:
-    """What the client set beside the tensors."""
-    return json.loads(request.parameters() or "{}")
+    """What the client set beside the tensors.
+
+    Raises:
+        CaptionError: INVALID_PARAMETER; Triton takes bytes that are no text.
+    """
+    try:
+        return json.loads(request.parameters() or "{}")
+    except ValueError as error:
+        raise CaptionError(Code.INVALID_PARAMETER, "the parameters are not text in UTF-8") from error
 
 
 def deadline(request: Any, most: float) -> float:

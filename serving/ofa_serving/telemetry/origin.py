@@ -25,16 +25,29 @@ class Origin:
     traceparent: str | None = None
 
     @classmethod
+    def unknown(cls) -> Self:
+        """That of a request which cannot be read."""
+        return cls(uuid.uuid4().hex)
+
+    @classmethod
     def take(cls, request: Any, parameters: dict[str, Any], traced: bool) -> Self:
         """Reads the origin of a request to the public model, and takes what is not the search's out of its parameters.
 
         The id is the proxy's; without a proxy the client's; otherwise a new one.
         """
         headers = [name for name in parameters if name.lower() == ID_HEADER]
-        named = [parameters.pop(name) for name in headers] or [request.request_id()]
+        named = [parameters.pop(name) for name in headers] or [request_id(request)]
         return cls(
             str(named[0]) if _SOUND.fullmatch(str(named[0])) else uuid.uuid4().hex, _span(request) if traced else None
         )
+
+
+def request_id(request: Any) -> str:
+    """The client's name for a request; empty if it has none, or one that is no text in UTF-8."""
+    try:
+        return request.request_id()
+    except ValueError:
+        return ""
 
 
 def _span(request: Any) -> str | None:
