@@ -53,7 +53,7 @@ def test_a_flood_is_answered_or_refused(crowded):
 
 @pytest.mark.long
 def test_4000_requests_at_400_concurrent_leave_no_memory_behind(crowded, record_property):
-    withstands(crowded, requests=400, concurrency=400)  # every buffer has its largest size from then on
+    withstands(crowded, requests=4000, concurrency=400)  # every buffer has its size from then on
     time.sleep(5)
     memory, shared = resident_bytes(crowded.pid), shared_memory_bytes(crowded)
     outcomes = withstands(crowded, requests=4000, concurrency=400)

@@ -112,7 +112,7 @@ def captions(server):
     """Whether it does."""
     known = known_images(CASES[0])[0]
     try:
-        return over_grpc(server, MODEL, [known.image], timeout=5)["caption"][0, 0].decode() == known.caption
+        return over_grpc(server, MODEL, [known.image], timeout=2)["caption"][0, 0].decode() == known.caption
     except InferenceServerException:
         return False
 
