@@ -56,6 +56,8 @@ PRETRAINING = Recipe(
 COLLAGES = 1000
 """Updates, the first, that train the image encoder alone."""
 
+JUDGED = 500
+
 _STUDENT = OFAConfig(
     d_model=192,
     encoder_layers=2,
@@ -127,7 +129,7 @@ class ScenePretraining:
         size: str = "student",
         image_size: int = 96,
         collages: int = COLLAGES,
-        judged: int = 500,
+        judged: int = JUDGED,
     ) -> None:
         self.folder, self.recipe, self.image_size, self.judged = folder, recipe, image_size, judged
         if not (folder / "vocab.json").exists():
@@ -194,6 +196,7 @@ def main() -> None:
     parser.add_argument("--collages", type=int, default=COLLAGES, help="updates on collages (default %(default)s)")
     parser.add_argument("--batch-size", type=int, default=PRETRAINING.batch_size, help="default %(default)s")
     parser.add_argument("--learning-rate", type=float, default=PRETRAINING.learning_rate, help="default %(default)s")
+    parser.add_argument("--judged", type=int, default=JUDGED, help="scenes that an evaluation captions, of each kind")
     parser.add_argument("--seed", type=int, default=PRETRAINING.seed, help="default %(default)s")
     flags = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -202,7 +205,7 @@ def main() -> None:
         seed=flags.seed,
     )  # fmt: skip
     art = Art.load(TRAINING_STYLES)
-    run = ScenePretraining(flags.folder, recipe, art, flags.size, flags.image_size, flags.collages)
+    run = ScenePretraining(flags.folder, recipe, art, flags.size, flags.image_size, flags.collages, flags.judged)
     try:
         log.info("pretrained %s", run.train())
     except Interrupted as stopped:
