@@ -51,7 +51,7 @@ class Sender:
     def __init__(self, environment: Any) -> None:
         self._environment = environment
         self._numbers = itertools.count()
-        self._open = 0
+        self._open: dict[int, dict[str, Any]] = {}
         command = [sys.executable, "-m", "loadtest.sender", URL, MODEL, TIMEOUT]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         self._log = (OUT / f"results-{os.getpid()}.jsonl").open("w", encoding="utf-8")
@@ -61,33 +61,45 @@ class Sender:
 
     def submit(self, case: int) -> None:
         """Has a request sent now."""
-        self._open += 1
         job = {"id": next(self._numbers), "case": case, "due": time.monotonic()}
+        self._open[job["id"]] = job
         self._process.stdin.write(json.dumps(job) + "\n")
 
     def close(self) -> None:
         """Waits for the answers that are missing, for a while."""
         self._process.stdin.close()
         self._reader.join(DRAIN_SECONDS)
-        if self._open:
-            logger.error("%d requests were not answered", self._open)
+        self._reader.kill()
         self._process.kill()
+        for job in list(self._open.values()):
+            self._record(_unanswered(job))
         self._log.close()
 
     def _read(self) -> None:
         for line in self._process.stdout:
-            self._open -= 1
-            self._log.write(line)
             result = json.loads(line)
-            right = result["code"] == result["expected"]
-            self._environment.events.request.fire(
-                request_type=URL.partition(":")[0],
-                name=result["name"],
-                response_time=result["seconds"] * 1e3,
-                response_length=0,
-                exception=None if right else RuntimeError(result["code"]),
-                context={},
-            )
+            del self._open[result["id"]]
+            self._record(result)
+
+    def _record(self, result: dict[str, Any]) -> None:
+        self._log.write(json.dumps(result) + "\n")
+        right = result["code"] == result["expected"]
+        self._environment.events.request.fire(
+            request_type=URL.partition(":")[0],
+            name=result["name"],
+            response_time=result["seconds"] * 1e3,
+            response_length=0,
+            exception=None if right else RuntimeError(result["code"]),
+            context={},
+        )
+
+
+def _unanswered(job: dict[str, Any]) -> dict[str, Any]:
+    """The result of a request whose answer nobody waited for any longer: it counts as a wrong one."""
+    case = MIX[job["case"]]
+    waited = time.monotonic() - job["due"]
+    codes = {"code": "UNANSWERED", "expected": case.expected}
+    return {"id": job["id"], "name": case.name, "due": job["due"], "lag": 0.0, "seconds": waited} | codes
 
 
 _sender: Sender | None = None
