@@ -35,9 +35,11 @@ def build(captioner: AsyncCaptioner, examples: Sequence[Path] = ()) -> gr.Blocks
         with gr.Row():
             with gr.Column():
                 image = gr.Image(
-                    label=texts["image"], sources=["upload", "clipboard", "webcam"], height=360, elem_id="picture"
+                    show_label=False, sources=["upload", "clipboard", "webcam"], height=360, elem_id="picture"
                 )
-                image.preprocess = _file_as_it_came  # a subclass would make Gradio write a stub file beside this one
+                # A subclass would make Gradio write a stub file beside this one. No update may ever name the image:
+                # Gradio then makes it anew, as its class is.
+                image.preprocess = _file_as_it_came
                 url = gr.Textbox(label=texts["url"], placeholder="https://…", max_lines=1)
                 with gr.Accordion(texts["options"], open=False) as options:
                     beam_size = gr.Slider(1, 16, 5, step=1, label=texts["beam_size"])
@@ -47,7 +49,10 @@ def build(captioner: AsyncCaptioner, examples: Sequence[Path] = ()) -> gr.Blocks
             with gr.Column():
                 captions = gr.HTML(render.waiting_html("en"), container=True)
                 if examples:
-                    gallery = gr.Examples([[str(path)] for path in examples], image, label=texts["examples"])
+                    gallery = gr.Dataset(
+                        components=[image], samples=[[str(path)] for path in examples], label=texts["examples"]
+                    )
+                    gallery.click(lambda sample: sample[0], gallery, image, api_visibility="private")
 
         async def describe(picture: str | None, address: str, name: str, beams: int, number: int, length: int) -> str:
             """Caption the picture, or what is at the address."""
@@ -72,19 +77,16 @@ def build(captioner: AsyncCaptioner, examples: Sequence[Path] = ()) -> gr.Blocks
             """Say everything in another language."""
             code = LANGUAGES[name]
             words = TEXTS[code]
-            labelled = {"image": image, "url": url, "options": options}
-            labelled.update(beam_size=beam_size, num_captions=num_captions, max_length=max_length)
-            updates = [gr.update(label=words[key]) for key in labelled]
-            if examples:
-                updates.append(gr.update(label=words["examples"]))
+            updates = [gr.update(label=words[key]) for key in labels]
             return [render.heading(code), *updates, gr.update(value=words["button"])]
 
         def greet(request: gr.Request) -> str:
             """Begin in the browser's language."""
             return _NAMES[preferred_language(request.headers.get("accept-language", ""))]
 
-        spoken = [heading, image, url, options, beam_size, num_captions, max_length]
-        spoken += [gallery.dataset, button] if examples else [button]
+        labels = {"url": url, "options": options, "beam_size": beam_size, "num_captions": num_captions}
+        labels |= {"max_length": max_length, **({"examples": gallery} if examples else {})}
+        spoken = [heading, *labels.values(), button]
         settings = [url, language, beam_size, num_captions, max_length]
         limits = {"concurrency_limit": _AT_ONCE, "concurrency_id": "captions", "api_visibility": "private"}
         gr.on([image.change, button.click], describe, [image, *settings], captions, **limits)

@@ -9,7 +9,6 @@ TEXTS: dict[str, dict[str, str]] = {
     "en": {
         "title": "What is in the picture?",
         "intro": "Drop, paste or photograph a picture, or give its address. OFA describes it in words.",
-        "image": "Picture",
         "url": "Address of a picture",
         "options": "Options",
         "beam_size": "Beam size: hypotheses followed at each step",
@@ -39,7 +38,6 @@ TEXTS: dict[str, dict[str, str]] = {
     "zh": {
         "title": "图片里有什么？",
         "intro": "拖入、粘贴或拍摄一张图片，或者输入图片地址。OFA 会用文字描述它。",
-        "image": "图片",
         "url": "图片地址",
         "options": "选项",
         "beam_size": "束宽：每一步保留的候选数",
