@@ -16,6 +16,7 @@ import socket
 import pytest
 from ofa_client import AsyncCaptioner, Captioner
 
+from command_line import run as run_command
 from scripted_triton import Server, scripted_triton
 
 RUNNING_URLS = os.environ.get("OFA_TEST_SCRIPTED_URLS")
@@ -47,6 +48,23 @@ def captioner(url):
 def script():
     """Return the image that makes the server do what the keywords say, see ``scripted_model.py``."""
     return lambda **keys: b"scripted:" + json.dumps(keys).encode()
+
+
+@pytest.fixture
+def environment(scripted):
+    """The command's: its own variables name the scripted server and nothing else."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("OFA_")}
+    return {**own, "OFA_URL": scripted.grpc}
+
+
+@pytest.fixture
+def ofa_caption(environment, tmp_path):
+    """Run the command in an empty folder; ``variables`` are the environment's."""
+
+    def run(*arguments, encoding="utf-8", **variables):
+        return run_command(arguments, tmp_path, {**environment, **variables}, encoding)
+
+    return run
 
 
 @pytest.fixture

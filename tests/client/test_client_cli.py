@@ -8,41 +8,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import uuid
 
 import pytest
 from ofa_client import contract
 
+from command_line import COMMAND
 from interrupts import heed_interrupts
 from nonsense_servers import grpc_server, one_caption
-
-COMMAND = [sys.executable, "-m", "ofa_client"]
-
-
-@pytest.fixture
-def environment(scripted):
-    own = {name: value for name, value in os.environ.items() if not name.startswith("OFA_")}
-    return {**own, "OFA_URL": scripted.grpc}
-
-
-@pytest.fixture
-def ofa_caption(environment, tmp_path):
-    """Run the command in an empty folder; ``variables`` are the environment's."""
-
-    def run(*arguments, encoding="utf-8", **variables):
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            cwd=tmp_path,
-            env={**environment, **variables},
-            capture_output=True,
-            encoding=encoding,
-            errors="surrogateescape",
-            timeout=60,
-            check=False,
-        )
-
-    return run
 
 
 @pytest.fixture

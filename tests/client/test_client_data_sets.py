@@ -9,38 +9,15 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
 
+from command_line import COMMAND
 from interrupts import heed_interrupts
 from nonsense_servers import grpc_server, one_caption
-
-COMMAND = [sys.executable, "-m", "ofa_client"]
-
-
-@pytest.fixture
-def environment(scripted):
-    own = {name: value for name, value in os.environ.items() if not name.startswith("OFA_")}
-    return {**own, "OFA_URL": scripted.grpc}
-
-
-@pytest.fixture
-def ofa_caption(environment, tmp_path):
-    def run(*arguments, **variables):
-        return subprocess.run(
-            [*COMMAND, *map(str, arguments)],
-            cwd=tmp_path,
-            env={**environment, **variables},
-            capture_output=True,
-            encoding="utf-8",
-            timeout=120,
-            check=False,
-        )
-
-    return run
+from patience import eventually
 
 
 @pytest.fixture
@@ -191,8 +168,8 @@ def test_two_runs_at_once_on_one_file_are_refused(environment, ofa_caption, phot
     photos(50, delay_s=0.2)
     arguments = [*COMMAND, "photos", "--output", "captions.jsonl", "--concurrency", "1"]
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "captions.jsonl").exists() or not (tmp_path / "captions.jsonl").read_bytes():
-        pass
+    output = tmp_path / "captions.jsonl"
+    eventually(lambda: output.exists() and output.read_bytes())
     second = ofa_caption("photos", "--output", "captions.jsonl")
     process.kill()
     process.wait()

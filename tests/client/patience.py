@@ -1,0 +1,10 @@
+"""Waiting for what must come about."""
+
+import time
+
+
+def eventually(condition, seconds=60):
+    """Try until it holds; an assertion fails if it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came about"
