@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from typing import Self
+from functools import partial
 
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+from crowd import Crowd
 from flood import Known
 
 PAUSE = 0.2
 """Seconds after which one that was refused asks again, as refusals are quick and a proxy counts requests."""
 
 
-class Callers:
+class Callers(Crowd):
     """Clients of both protocols, each over a connection of its own, from entering the context until leaving it.
 
     Args:
@@ -31,25 +31,11 @@ class Callers:
     """
 
     def __init__(self, proxy, model: str, known: Sequence[Known], each: int) -> None:
-        self._model, self._known, self._ended = model, known, threading.Event()
+        self._model, self._known = model, known
         self.answered, self.failures = 0, {"grpc": [], "http": []}
         urls = {"grpc": proxy.grpc_url, "http": proxy.http_url.removeprefix("http://")}
         protocols = {"grpc": tritonclient.grpc, "http": tritonclient.http}
-        self._threads = [
-            threading.Thread(target=self._call, args=(name, protocols[name], urls[name]))
-            for name in urls
-            for _ in range(each)
-        ]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_exception) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__([partial(self._call, name, protocols[name], urls[name]) for name in urls for _ in range(each)])
 
     def _call(self, name, protocol, url) -> None:
         number = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import socket
@@ -9,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Self
+from functools import partial
 
 import numpy as np
 import tritonclient.grpc
@@ -17,6 +18,7 @@ import tritonclient.http
 from bad_images import REFUSED
 from callers import tensor
 from cases import Case
+from crowd import Crowd
 from flood import CODES, SCORE_TOLERANCE
 from tritonclient.utils import InferenceServerException
 
@@ -57,7 +59,7 @@ class Tally:
         return dict(codes)
 
 
-class MixedLoad:
+class MixedLoad(Crowd):
     """Clients of all sorts at a proxy, from entering the context until leaving it.
 
     Args:
@@ -74,19 +76,8 @@ class MixedLoad:
         if not gentle:
             self._kinds |= {"bad": 10, "hurried": 8, "cancelled": 5, "slow": 2}
         self._searches = [(asdict(settings), hypotheses) for settings, hypotheses in case.searches]
-        self._ended = threading.Event()
         self.tally = Tally()
-        self._threads = [threading.Thread(target=self._work, args=(seed,)) for seed in range(clients)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_exception) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__([partial(self._work, seed) for seed in range(clients)])
 
     def _work(self, seed: int) -> None:
         rng = random.Random(seed)
@@ -154,11 +145,9 @@ class MixedLoad:
         sent = f"POST /v2/models/{self._model}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n"
         with socket.create_connection(("127.0.0.1", self._proxy.http_port), timeout=PATIENCE) as client:
             client.sendall(sent[: rng.randint(1, len(sent))].encode())
-            try:
+            with contextlib.suppress(ConnectionResetError):
                 while client.recv(4096):
                     pass
-            except ConnectionResetError:
-                pass
         return "OK"
 
     def _ask(self, rng: random.Random, numbers: list[int], timeout: int | None = None, **parameters) -> str:
