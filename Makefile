@@ -66,7 +66,7 @@ parity: $(VENV)/.ready ## compare with ModelScope's own pipeline, live, in an en
 bench: $(VENV)/.ready ## SIZE=tiny [PEER=modelscope] [CONTENDERS="engine:precision ..."]: speed, to benchmarks/results
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(if $(PEER),scripts/modelscope-environment .venv-modelscope)
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.run --size $(SIZE) --contenders $(CONTENDERS) \
+	$(BIN)/python -m benchmarks.run --size $(SIZE) --contenders $(CONTENDERS) \
 	  --work .cache/bench $(if $(PEER),--peer .venv-modelscope/bin/python)
 
 .PHONY: checkpoint

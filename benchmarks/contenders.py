@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
@@ -16,7 +17,8 @@ from ofa_build.artifact import build_artifact
 from ofa_build.checkpoint import Checkpoint
 from ofa_build.repository import Serving
 from ofa_client import Captioner
-from serving_process import ServerProcess
+
+from loadtest.servers import QUIET, served
 
 PEER = Path(__file__).with_name("modelscope_worker.py")
 
@@ -63,26 +65,22 @@ class Server(Contender):
     def __init__(self, checkpoint: Checkpoint, engine: str, precision: str, work: Path, concurrency: int) -> None:
         self.name, self.concurrency = f"{engine} {precision}", concurrency
         self.model = f"bench_{engine}_{precision}"
-        artifacts = work / "artifacts"
-        self.repository = artifacts / self.model / "model_repository"
+        self._artifacts = work / "artifacts"
+        self.repository = self._artifacts / self.model / "model_repository"
         if not self.repository.exists():
-            build_artifact(checkpoint, "random", self.model, artifacts, Serving.on("cpu", engine, precision))
-        folder = work / self.model
-        folder.mkdir(parents=True, exist_ok=True)
-        self._process = ServerProcess(artifacts, [self.model], folder)
+            build_artifact(checkpoint, "random", self.model, self._artifacts, Serving.on("cpu", engine, precision))
 
     def __enter__(self) -> Self:
-        started = time.perf_counter()
-        self._process.__enter__()
-        self.start_seconds = time.perf_counter() - started
-        self._captioner = Captioner(f"grpc://{self._process.grpc_url}", model=self.model, timeout=120)
+        with contextlib.ExitStack() as stack:
+            self.served = stack.enter_context(served(self.model, self._artifacts, QUIET))
+            self._captioner = stack.enter_context(Captioner(self.served.grpc, model=self.model, timeout=120))
+            self._open = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._captioner.close()
-        self._process.__exit__(kind, error, trace)
+        self._open.close()
 
     def caption(self, image: Path) -> str:
         """See :meth:`Contender.caption`."""
@@ -93,8 +91,8 @@ class Server(Contender):
         return np.asarray(list(self._captioner.caption(image, details=True).timing_ms.values()))
 
     def resident_bytes(self) -> int:
-        """Proportional memory of every process of the server."""
-        tree, total = [self._process.server_pid], 0
+        """Proportional memory of every process of the server, its launcher among them."""
+        tree, total = [self.served.pid], 0
         while tree:
             pid = tree.pop()
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()

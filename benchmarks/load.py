@@ -2,64 +2,44 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from ofa_client import AsyncCaptioner
+
+from loadtest.loops import Outcome, closed_loop, open_loop
 
 IN_FLIGHT = (1, 2, 4, 8, 16)
 UTILISATION = 0.7
 """Of the highest throughput that the closed loop saw."""
 
 
-def measure_load(caption: Callable[[Path], str], images: Sequence[Path], arrivals: int) -> dict:
+def measure_load(url: str, model: str, images: Sequence[Path], seconds: float) -> dict:
     """Captions a second and latencies against requests in flight; latencies of Poisson arrivals.
 
     Args:
-        caption: captions one file; called from several threads.
+        url: the server's.
+        model: the public model's name.
         images: taken in turn.
-        arrivals: requests of the open loop.
+        seconds: of each number in flight; the open loop takes three times as long.
     """
-    closed = {str(count): _closed(caption, images, count) for count in IN_FLIGHT}
-    capacity = max(figures["captions_per_second"] for figures in closed.values())
-    return {"closed": closed, "poisson": _poisson(caption, images, capacity * UTILISATION, arrivals)}
+    return asyncio.run(_measure(url, model, [image.read_bytes() for image in images], seconds))
 
 
-def _closed(caption: Callable[[Path], str], images: Sequence[Path], in_flight: int) -> dict[str, float]:
-    requests = max(16, 4 * in_flight)
-
-    def timed(number: int) -> float:
-        started = time.perf_counter()
-        caption(images[number % len(images)])
-        return time.perf_counter() - started
-
-    with ThreadPoolExecutor(in_flight) as pool:
-        started = time.perf_counter()
-        seconds = list(pool.map(timed, range(requests)))
-        whole = time.perf_counter() - started
-    return {"captions_per_second": round(requests / whole, 3), **_latencies(seconds)}
+async def _measure(url: str, model: str, images: Sequence[bytes], seconds: float) -> dict:
+    async with AsyncCaptioner(url, model=model, timeout=120, retry=None) as captioner:
+        closed = {str(count): _figures(await closed_loop(captioner, images, count, seconds)) for count in IN_FLIGHT}
+        rate = UTILISATION * max(figures["captions_per_second"] for figures in closed.values())
+        poisson = await open_loop(captioner, images, rate, 3 * seconds)
+    return {"closed": closed, "poisson": {"rate": round(rate, 3), **_figures(poisson)}}
 
 
-def _poisson(caption: Callable[[Path], str], images: Sequence[Path], rate: float, requests: int) -> dict[str, float]:
-    """Latency counts from when a request was due, so a request that had to wait for its sender counts the wait."""
-    due = np.cumsum(np.random.default_rng(11).exponential(1 / rate, requests))
-    begin = time.perf_counter()
-
-    def timed(number: int) -> float:
-        caption(images[number % len(images)])
-        return time.perf_counter() - begin - due[number]
-
-    with ThreadPoolExecutor(requests) as pool:
-        futures = []
-        for number in range(requests):
-            time.sleep(max(0.0, begin + due[number] - time.perf_counter()))
-            futures.append(pool.submit(timed, number))
-        seconds = [future.result() for future in futures]
-    return {"requests": requests, "rate": round(rate, 3), **_latencies(seconds)}
-
-
-def _latencies(seconds: Sequence[float]) -> dict[str, float]:
-    p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
-    return {"p50_ms": round(p50, 1), "p99_ms": round(p99, 1)}
+def _figures(outcome: Outcome) -> dict[str, float]:
+    return {
+        "captions_per_second": round(outcome.per_second, 3),
+        "p50_ms": round(outcome.latency(50) * 1e3, 1),
+        "p99_ms": round(outcome.latency(99) * 1e3, 1),
+        "requests": len(outcome.latencies),
+        "refused": outcome.refusals.total(),
+    }

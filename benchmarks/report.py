@@ -74,10 +74,14 @@ def _load(results: dict) -> Iterable[str]:
     rows = []
     for name, load in results["load"].items():
         for in_flight, figures in load["closed"].items():
-            rows.append([name, f"{in_flight} in flight", *figures.values()])
+            rows.append([name, f"{in_flight} in flight", *_answers(figures)])
         poisson = load["poisson"]
-        rows.append([name, f"Poisson, {poisson['rate']:.2f}/s", "", poisson["p50_ms"], poisson["p99_ms"]])
-    yield from _table(["", "load", "captions/s", "p50, ms", "p99, ms"], rows)
+        rows.append([name, f"Poisson, {poisson['rate']:.2f}/s due", *_answers(poisson)])
+    yield from _table(["", "load", "captions/s", "p50, ms", "p99, ms", "captions", "refused"], rows)
+
+
+def _answers(figures: dict) -> list[float]:
+    return [figures[key] for key in ("captions_per_second", "p50_ms", "p99_ms", "requests", "refused")]
 
 
 def _engines(results: dict) -> Iterable[str]:

@@ -56,7 +56,10 @@ def main() -> None:
             "ceiling_gflops": {"fp32": _ceiling(rounds, "fp32"), "bf16": _ceiling(rounds, "bf16")},
             "contenders": {contender.name: _summary(contender, rounds) for contender in contenders},
             "servers": {server.name: _server_figures(server, images) for server in servers},
-            "load": {server.name: measure_load(server.caption, images, flags.arrivals) for server in servers},
+            "load": {
+                server.name: measure_load(server.served.grpc, server.model, images, flags.load_seconds)
+                for server in servers
+            },
             "same_caption_as_first": {name: text == captions[contenders[0].name] for name, text in captions.items()},
         }
     _say("the engines alone")
@@ -75,7 +78,7 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=8, help="in each round")
     parser.add_argument("--concurrency", type=int, default=8, help="requests in flight for throughput")
-    parser.add_argument("--arrivals", type=int, default=100, help="requests of the Poisson load on each server")
+    parser.add_argument("--load-seconds", type=float, default=15, help="of each number of requests in flight")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--work", type=Path, help="keeps checkpoints and engines here, for the next run")
     return parser.parse_args()
@@ -110,7 +113,7 @@ def _summary(contender: Contender, rounds: list[dict]) -> dict[str, float]:
 def _server_figures(server: Server, images: list[Path]) -> dict:
     stages = np.median([server.stages(image) for image in images], axis=0)
     return {
-        "start_seconds": round(server.start_seconds, 1),
+        "start_seconds": round(server.served.start_seconds, 1),
         "resident_mib": server.resident_bytes() >> 20,
         "stages_ms": dict(zip(STAGES, np.round(stages, 1).tolist(), strict=True)),
     }

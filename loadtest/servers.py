@@ -26,7 +26,9 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Served:
-    """A running server: its URLs, and how long it took to caption its known image."""
+    """A running server: its launcher's process id, its URLs, and how long it took to caption its known image."""
+
+    pid: int
 
     http: str
     grpc: str
@@ -52,7 +54,7 @@ def served(name: str, artifacts: Path = Path("artifacts"), flags: Sequence[str] 
                 process.wait(_STOP_SECONDS)
                 log.seek(0)
                 raise ServerError(log.read().strip().rpartition("\n")[2])
-            yield Served(*words[2:5], time.monotonic() - started)
+            yield Served(process.pid, *words[2:5], time.monotonic() - started)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(_STOP_SECONDS)
