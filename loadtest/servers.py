@@ -29,7 +29,6 @@ class Served:
     """A running server: its launcher's process id, its URLs, and how long it took to caption its known image."""
 
     pid: int
-
     http: str
     grpc: str
     metrics: str
