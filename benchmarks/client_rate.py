@@ -1,14 +1,17 @@
 """How much of a server's rate the client gets: ``scripts/with-server NAME python -m benchmarks.client_rate``.
 
-Bare ``tritonclient`` calls in a closed loop are what the server can give; ``caption_many`` is measured between two
-such runs, each way of calling it against the mean of its neighbours.
+Bare ``tritonclient`` calls in a closed loop are what the server can give. They and each way of calling
+``caption_many`` caption the same images in turns; the result is the ratio of the medians.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import datetime
 import itertools
 import os
+import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -19,9 +22,15 @@ import tritonclient.grpc as protocol
 from ofa_client import AsyncCaptioner, Captioner
 from tritonclient.grpc.aio import InferenceServerClient
 
+from benchmarks.machine import describe
+
 CONCURRENCY = 16
 URL = os.environ["OFA_URL"]
 MODEL = os.environ["OFA_MODEL"]
+RESULT = Path(__file__).parent / "results/client-rate.md"
+BARE = "bare `tritonclient` calls"
+
+Way = Callable[[list[bytes]], Awaitable[None]]
 
 
 async def bare(images: list[bytes]) -> None:
@@ -54,7 +63,15 @@ async def plain(images: list[bytes]) -> None:
             assert outcome.error is None
 
 
-def rate(send: Callable[[list[bytes]], Awaitable[None]], images: list[bytes]) -> float:
+WAYS: dict[str, Way] = {
+    BARE: bare,
+    "`AsyncCaptioner`, in order": lambda images: asynchronous(images, True),
+    "`AsyncCaptioner`, as completed": lambda images: asynchronous(images, False),
+    "`Captioner`, in order": plain,
+}
+
+
+def rate(send: Way, images: list[bytes]) -> float:
     """Images a second."""
     begin = time.perf_counter()
     asyncio.run(send(images))
@@ -62,23 +79,41 @@ def rate(send: Callable[[list[bytes]], Awaitable[None]], images: list[bytes]) ->
 
 
 def main() -> None:
-    """Measure and write the table."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+    """Measure, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--images", type=int, default=200, help="in each turn")
+    parser.add_argument("--turns", type=int, default=5, help="of each way")
+    flags = parser.parse_args()
     files = [path.read_bytes() for path in sorted(Path("examples/images").iterdir())]
-    images = list(itertools.islice(itertools.cycle(files), count))
-    ways: dict[str, Callable[[list[bytes]], Awaitable[None]]] = {
-        "asyncio, in order": lambda some: asynchronous(some, True),
-        "asyncio, as completed": lambda some: asynchronous(some, False),
-        "plain, in order": plain,
-    }
-    rate(bare, images[:64])
-    before = rate(bare, images)
-    for name, way in ways.items():
-        measured = rate(way, images)
-        after = rate(bare, images)
-        sys.stdout.write(f"{name:24} {measured:7.1f}/s, bare {before:.1f} and {after:.1f}/s")
-        sys.stdout.write(f": {2 * measured / (before + after):.1%}\n")
-        before = after
+    images = list(itertools.islice(itertools.cycle(files), flags.images))
+    rates: dict[str, list[float]] = {name: [] for name in WAYS}
+    rate(bare, images)
+    for turn in range(flags.turns):
+        names = list(WAYS)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:  # who begins differs
+            rates[name].append(rate(WAYS[name], images))
+    report = _report(flags, rates)
+    sys.stdout.write(report)
+    RESULT.write_text(report, encoding="utf-8")
+
+
+def _report(flags: argparse.Namespace, rates: dict[str, list[float]]) -> str:
+    machine = describe()
+    can_give = statistics.median(rates[BARE])
+    lines = [
+        "# How much of a server's rate the client gets\n",
+        f"`{MODEL}` on {machine['cores']} cores of {machine['processor']}, client and server together, "
+        f"{datetime.date.today()};",
+        f"`scripts/with-server {MODEL} python -m benchmarks.client_rate --images {flags.images} "
+        f"--turns {flags.turns}`.",
+        f"{CONCURRENCY} requests in flight over gRPC; {flags.turns} turns of {flags.images} images, in rotation.\n",
+        "| | captions/s, median (least-most) | of what the server gives |",
+        "|---|---|---|",
+    ]
+    for name, values in rates.items():
+        median = statistics.median(values)
+        lines.append(f"| {name} | {median:.1f} ({min(values):.1f}-{max(values):.1f}) | {median / can_give:.1%} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ class AsyncCaptioner:
             has to allow as many pings (Triton: ``--grpc-http2-min-recv-ping-interval-without-data``).
         public_urls_only: refuse image URLs whose address is not public; for services that caption what strangers
             name.
+        shared_memory_key: send images through system shared memory, to a server on this host that was started with
+            this ``--shared-memory-key``; Linux only. Close such a captioner, so that its memory is given back.
 
     Raises:
         ValueError: an address, a timeout, a header or a certificate file that makes no sense.
@@ -73,6 +75,7 @@ class AsyncCaptioner:
         key_file: FilePath | None = None,
         keep_alive: float | None = None,
         public_urls_only: bool = False,
+        shared_memory_key: str | None = None,
     ) -> None:
         urls = [url] if isinstance(url, str) else list(dict.fromkeys(url))
         if not urls:
@@ -81,10 +84,12 @@ class AsyncCaptioner:
         self._model = model
         self._timeout = _checked_timeout(timeout)
         self._retry = retry or NO_RETRY
-        self._settings = ConnectionSettings.checked(ca_file, cert_file, key_file, headers, api_key, keep_alive)
+        self._settings = ConnectionSettings.checked(
+            ca_file, cert_file, key_file, headers, api_key, keep_alive, shared_memory_key
+        )
         self._public_urls_only = public_urls_only
         for endpoint in self._endpoints:
-            transport_class(endpoint)  # loads the protocol now rather than while requests wait
+            self._transport(endpoint)  # loads the protocol now rather than while requests wait
         self._replicas: Replicas | None = None
         self._fetcher: ImageFetcher | None = None
         self._closed = False
@@ -219,7 +224,15 @@ class AsyncCaptioner:
         return self._replicas
 
     def _open(self, endpoint: Endpoint) -> Transport:
-        return transport_class(endpoint)(endpoint, self._settings)
+        return self._transport(endpoint)(endpoint, self._settings)
+
+    def _transport(self, endpoint: Endpoint) -> type[Transport]:
+        protocol = transport_class(endpoint)
+        if self._settings.shared_memory_key is None:
+            return protocol
+        from ofa_client.shared_memory import SharedMemoryTransport  # noqa: PLC0415 - Linux alone has it
+
+        return SharedMemoryTransport
 
     async def close(self) -> None:
         """Close the connections; a second call does nothing."""

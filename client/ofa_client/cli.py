@@ -72,6 +72,8 @@ def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
             **search_options(parsed),
         )
         output.finish()
+        if not len(output.done):
+            sys.stderr.write("ofa-caption: the inputs hold no image\n")
         return SOME_FAILED if output.failures else 0
 
 

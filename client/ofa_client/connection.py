@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Union
 
 FilePath = Union[str, "PathLike[str]"]
+
+_SHARED_MEMORY_KEY = re.compile(r"[A-Za-z0-9_-]{16,}")
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class ConnectionSettings:
     key_file: str | None
     headers: Mapping[str, str]
     keep_alive: float | None
+    shared_memory_key: str | None
 
     @classmethod
     def checked(
@@ -31,23 +36,29 @@ class ConnectionSettings:
         headers: Mapping[str, str] | None,
         api_key: str | None,
         keep_alive: float | None,
+        shared_memory_key: str | None,
     ) -> ConnectionSettings:
         """Refuse here what would later look like a server that cannot be reached.
 
         Raises:
-            ValueError: files that are no certificates or keys, a header that is none, pings in no time.
+            ValueError: files that are no certificates or keys, a header or a key that is none, pings in no time.
             OSError: a file cannot be read.
         """
         if key_file is not None and cert_file is None:
             raise ValueError("key_file is the key of a cert_file, which is missing")
         if keep_alive is not None and not (math.isfinite(keep_alive) and keep_alive >= 1):
             raise ValueError(f"keep_alive is at least 1 second, not {keep_alive!r}")
+        if shared_memory_key is not None and not _SHARED_MEMORY_KEY.fullmatch(shared_memory_key):
+            raise ValueError("shared_memory_key is the server's: at least 16 letters, digits, - and _")
+        if shared_memory_key is not None and not Path("/dev/shm").is_dir():
+            raise ValueError("shared memory needs /dev/shm, as Linux has it")
         settings = cls(
             None if ca_file is None else fspath(ca_file),
             None if cert_file is None else fspath(cert_file),
             None if cert_file is None else fspath(key_file or cert_file),
             _checked_headers(headers or {}, api_key),
             keep_alive,
+            shared_memory_key,
         )
         if ca_file is not None or cert_file is not None:
             settings.ssl_context()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 import weakref
@@ -49,6 +50,7 @@ class Captioner:
         key_file: FilePath | None = None,
         keep_alive: float | None = None,
         public_urls_only: bool = False,
+        shared_memory_key: str | None = None,
     ) -> None:
         self._captioner = AsyncCaptioner(
             url,
@@ -62,10 +64,13 @@ class Captioner:
             key_file=key_file,
             keep_alive=keep_alive,
             public_urls_only=public_urls_only,
+            shared_memory_key=shared_memory_key,
         )
         self._loop = _LoopThread()
         self._process = os.getpid()
         self._forgotten = weakref.finalize(self, self._loop.stop_soon, self._captioner)
+        if shared_memory_key is not None:
+            atexit.register(_close_if_alive, weakref.ref(self))  # the server has to forget its regions
 
     def caption(
         self,
@@ -147,6 +152,12 @@ class Captioner:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _close_if_alive(reference: weakref.ref[Captioner]) -> None:
+    captioner = reference()
+    if captioner is not None:
+        captioner.close()
 
 
 async def _semaphore(value: int) -> asyncio.Semaphore:

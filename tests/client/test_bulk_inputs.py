@@ -60,7 +60,13 @@ def test_a_file_is_itself_whatever_its_suffix(folder):
 
 
 def test_a_folder_is_the_images_below_it_sorted(folder):
-    assert keys("photos") == ["photos/a.PNG", "photos/b.jpg", "photos/deep/er/c.webp"]
+    """Those that the server does not read as well: it refuses them, and nobody thinks they were captioned."""
+    assert keys("photos") == ["photos/a.PNG", "photos/b.jpg", "photos/d.tiff", "photos/deep/er/c.webp"]
+
+
+def test_a_folder_that_is_linked_to_is_not_followed(folder):
+    (folder / "photos/deep/again").symlink_to(folder / "photos")
+    assert len(keys("photos")) == 4
 
 
 def test_a_link_to_nowhere_is_reported_and_a_pipe_is_not_waited_for(folder):

@@ -72,6 +72,13 @@ def test_what_is_about_a_file_needs_one(ofa_caption, image, flag):
     assert f"{flag[0]} needs --output" in result.stderr
 
 
+def test_a_folder_without_images_is_said_to_be_one(ofa_caption, tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = ofa_caption("empty")
+    assert (result.stdout, result.stderr) == ("", "ofa-caption: the inputs hold no image\n")
+    assert result.returncode == 0
+
+
 def test_a_bad_image_is_one_line_and_the_others_go_on(ofa_caption, image):
     images = image("cat.jpg", "a cat"), image("bad.jpg", error="TRUNCATED_IMAGE: it ends early"), "missing.jpg", "*.gif"
     result = ofa_caption(*images, image("dog.jpg", "a dog"))

@@ -175,7 +175,7 @@ def test_grpcurl(run, folder, protoset):
 
 
 def test_all_that_is_shown_is_tried():
-    assert (len(PROGRAMS), len(COMMANDS), len(blocks(CLIENT, "bash")), len(blocks(CLIENT, "yaml"))) == (5, 6, 1, 1)
+    assert (len(PROGRAMS), len(COMMANDS), len(blocks(CLIENT, "bash")), len(blocks(CLIENT, "yaml"))) == (6, 6, 1, 1)
     assert (len(blocks(HTTP, "bash")), len(blocks(HTTP, "python")), len(blocks(HTTP, "js"))) == (4, 2, 1)
 
 

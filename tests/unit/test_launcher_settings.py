@@ -46,6 +46,8 @@ def test_clients_of_this_machine_reach_a_server_that_listens_everywhere(host, re
         (["--stop-timeout=0"], {}),
         (["--max-restarts=-1"], {}),
         (["--start-timeout=soon"], {}),
+        (["--shared-memory-key=short"], {}),
+        (["--shared-memory-key=sixteen-and-more,logging"], {}),
     ],
 )
 def test_a_value_out_of_range_ends_with_the_usage(arguments, environ):

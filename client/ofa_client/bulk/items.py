@@ -16,7 +16,11 @@ from ofa_client.images import ImageSource, is_url
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 """What is taken as an image inside folders and archives; a file that is named itself may have any."""
 
+UNSUPPORTED_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".tif", ".tiff")
+"""Images that the server does not read: taken as well, so that they are reported instead of passed over."""
+
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_TAKEN_SUFFIXES = (*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES, *_TAR_SUFFIXES, ".parquet")
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def _walk(folder: str) -> Iterator[Item | _Archive]:
             yield unreadable(current, error.strerror or str(error))
             continue
         for entry in entries:
-            if entry.name.lower().endswith((*IMAGE_SUFFIXES, *_TAR_SUFFIXES, ".parquet")) and _may_be_read(entry):
+            if entry.name.lower().endswith(_TAKEN_SUFFIXES) and _may_be_read(entry):
                 yield _one(entry.path)
         folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from functools import partial
 
-from ofa_client.bulk.items import IMAGE_SUFFIXES, Item, unreadable
+from ofa_client.bulk.items import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES, Item, unreadable
 from ofa_client.images import ImageSource
 
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error)
@@ -19,7 +19,7 @@ def members(name: str) -> Iterator[Item]:
         with tarfile.open(name) as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # it would keep every member's header
-                if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES):
+                if member.isfile() and member.name.lower().endswith((*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES)):
                     yield Item(f"{name}/{member.name}", partial(_read, archive, member))
     except _DAMAGED as error:
         yield unreadable(name, f"the archive is damaged ({error})")

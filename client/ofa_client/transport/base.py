@@ -14,13 +14,27 @@ from ofa_client.connection import ConnectionSettings
 from ofa_client.endpoint import Endpoint
 from ofa_client.errors import UnexpectedResponseError
 
+CALL_SECONDS = 5.0
+"""How long a call about shared memory may take."""
+
+SHARED_MEMORY_HEADER = "ofa-shared-memory-key"
+"""What Triton asks for in those calls; the launcher's ``--shared-memory-key`` sets its value."""
+
+
+@dataclass(frozen=True)
+class SharedImage:
+    """An image in a region of shared memory that the server has registered; see :mod:`ofa_client.shared_memory`."""
+
+    region: str
+    byte_size: int
+
 
 @dataclass(frozen=True)
 class InferRequest:
     """One image for the server."""
 
     model: str
-    image: bytes
+    image: bytes | SharedImage
     outputs: tuple[str, ...]
     parameters: Mapping[str, str]
     timeout: float
@@ -43,6 +57,10 @@ class Transport(ABC):
         """Return the requested tensors, batch dimension first; raises only the errors of ``ofa_client.errors``."""
 
     @abstractmethod
+    async def call(self, method: str, *arguments: object) -> Any:
+        """Call one of tritonclient's methods about shared memory, with the key for it; raises what ``infer`` does."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Close the connections."""
 
@@ -50,7 +68,10 @@ class Transport(ABC):
 def infer_arguments(protocol: Any, request: InferRequest) -> dict[str, Any]:
     """Build what ``infer`` of both protocols takes; ``protocol`` is ``tritonclient.grpc`` or ``tritonclient.http``."""
     tensor = protocol.InferInput(contract.IMAGE, [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[request.image]], dtype=np.object_))
+    if isinstance(request.image, SharedImage):
+        tensor.set_shared_memory(request.image.region, request.image.byte_size)
+    else:
+        tensor.set_data_from_numpy(np.array([[request.image]], dtype=np.object_))
     return {
         "model_name": request.model,
         "inputs": [tensor],

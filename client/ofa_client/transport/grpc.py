@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import tritonclient.grpc as protocol
@@ -11,7 +12,14 @@ from tritonclient.utils import InferenceServerException
 
 from ofa_client.connection import ConnectionSettings
 from ofa_client.endpoint import Endpoint
-from ofa_client.transport.base import InferRequest, Transport, infer_arguments, read_tensors
+from ofa_client.transport.base import (
+    CALL_SECONDS,
+    SHARED_MEMORY_HEADER,
+    InferRequest,
+    Transport,
+    infer_arguments,
+    read_tensors,
+)
 from ofa_client.transport.refusals import deadline_exceeded, refusal
 
 _ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
@@ -34,6 +42,7 @@ class GrpcTransport(Transport):
     def __init__(self, endpoint: Endpoint, settings: ConnectionSettings) -> None:
         self._server = str(endpoint)
         self._headers = settings.headers
+        self._key = settings.shared_memory_key
         self._client = InferenceServerClient(
             endpoint.address,
             ssl=endpoint.secure,
@@ -53,6 +62,14 @@ class GrpcTransport(Transport):
                 raise deadline_exceeded(request, self._server) from error
             raise refusal(error.status(), error.message(), self._server) from error
         return read_tensors(result, request)
+
+    async def call(self, method: str, *arguments: object) -> Any:
+        """See :class:`~ofa_client.transport.base.Transport`."""
+        headers = {**self._headers, f"triton-grpc-protocol-{SHARED_MEMORY_HEADER}": self._key}
+        try:
+            return await getattr(self._client, method)(*arguments, headers=headers, client_timeout=CALL_SECONDS)
+        except InferenceServerException as error:
+            raise refusal(error.status(), error.message(), self._server) from error
 
     async def close(self) -> None:
         """Close the channel; requests in flight are cancelled."""

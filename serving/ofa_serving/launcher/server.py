@@ -190,6 +190,7 @@ class Server:
             gpu=any(artifact.needs_gpu for artifact in artifacts),
             cache_mib=settings.cache_mib,
             tracing=tracing_flags(settings.trace_url, settings.trace_every),
+            shared_memory_key=settings.shared_memory_key,
         )
 
     def _is_ready(self) -> bool:

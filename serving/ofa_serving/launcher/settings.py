@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class Settings:
         request_log: which requests get lines of the log: ``none``, ``refused`` or ``all``.
         trace_url: the OpenTelemetry collector that traces go to, OTLP over HTTP; empty for none.
         trace_every: of how many requests one is traced.
+        shared_memory_key: what clients on this host have to know to send images through shared memory; empty for none.
 
     """
 
@@ -65,6 +67,7 @@ class Settings:
     request_log: RequestLogMode
     trace_url: str
     trace_every: int
+    shared_memory_key: str
 
     @property
     def reachable_host(self) -> str:
@@ -103,6 +106,7 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
     option("request-log", RequestLogMode, RequestLogMode.NONE, "the requests that get log lines: none, refused or all")
     option("trace-url", str, "", "OpenTelemetry collector, such as http://collector:4318/v1/traces")
     option("trace-every", _positive, "100", "trace one of so many requests")
+    option("shared-memory-key", _key, "", "lets clients on this host that know it send images through shared memory")
     flags = parser.parse_args(arguments)
     return Settings(
         names=tuple(dict.fromkeys(flags.names)),
@@ -121,6 +125,7 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
         request_log=flags.request_log,
         trace_url=flags.trace_url,
         trace_every=flags.trace_every,
+        shared_memory_key=flags.shared_memory_key,
     )
 
 
@@ -138,6 +143,12 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not a port (0 to 65535)")
     return port
+
+
+def _key(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z0-9_-]{16,}", text):
+        raise argparse.ArgumentTypeError("a key has at least 16 letters, digits, - and _")
+    return text
 
 
 def _positive(text: str) -> int:

@@ -26,7 +26,8 @@ _SPARE_THREADS = 16
 
 _FORWARDED = f"(?i)^{ID_HEADER}$"
 
-_RESTRICTED = "shared-memory,model-repository,trace,logging"
+_ADMINISTRATION = "model-repository,trace,logging"
+_SHARED_MEMORY = "shared-memory"
 
 
 def triton_command(
@@ -42,6 +43,7 @@ def triton_command(
     gpu: bool,
     cache_mib: int = 0,
     tracing: Sequence[str] = (),
+    shared_memory_key: str = "",
 ) -> list[str]:
     """Return the command line of a server that serves ``repositories`` and nothing else.
 
@@ -49,9 +51,10 @@ def triton_command(
     models that have one; ``tracing`` is what :func:`tracing_flags` returns.
 
     The interfaces that change the server or read its memory ask for a key that nobody is told; they cannot be switched
-    off. Configurations are complete, so nothing is completed from the models: that would start each of them twice.
+    off. ``shared_memory_key`` is what clients have to know that may register shared memory, if any may.
+
+    Configurations are complete, so nothing is completed from the models: that would start each of them twice.
     """
-    key = secrets.token_hex(16)
     flags = {
         "backend-directory": installation.backends,
         "model-control-mode": "none",
@@ -66,8 +69,6 @@ def triton_command(
         "grpc-port": ports.grpc,
         "metrics-address": host,
         "metrics-port": ports.metrics,
-        "http-restricted-api": f"{_RESTRICTED}:ofa-admin-key={key}",
-        "grpc-restricted-protocol": f"{_RESTRICTED}:ofa-admin-key={key}",
         "allow-sagemaker": "false",
         "allow-vertex-ai": "false",
         "log-format": "ISO8601",
@@ -88,8 +89,27 @@ def triton_command(
         # A model's process may start slowly on a busy machine; Triton's own 30 s then abort the server.
         f"--backend-config=python,stub-timeout-seconds={start_timeout}",
         *(f"--{name}={value}" for name, value in flags.items()),
+        *_restrictions(shared_memory_key),
+        *(_client_memory_flag(installation) if shared_memory_key else ()),
         *tracing,
     ]
+
+
+def _restrictions(shared_memory_key: str) -> list[str]:
+    """Return what has Triton ask for keys."""
+    groups = {
+        _ADMINISTRATION: f"ofa-admin-key={secrets.token_hex(16)}",
+        _SHARED_MEMORY: f"ofa-shared-memory-key={shared_memory_key or secrets.token_hex(16)}",
+    }
+    flags = ("http-restricted-api", "grpc-restricted-protocol")
+    return [f"--{flag}={names}:{key}" for flag in flags for names, key in groups.items()]
+
+
+def _client_memory_flag(installation: Installation) -> list[str]:
+    """Return the switch that Triton needs as well from 2.69 on; an earlier one ends at a flag it does not know."""
+    command = [installation.binary, "--help"]
+    usage = subprocess.run(command, env=dict(installation.environment), capture_output=True, check=False)
+    return ["--allow-client-shm=true"] if b"--allow-client-shm" in usage.stdout + usage.stderr else []
 
 
 def tracing_flags(url: str, every: int) -> list[str]:
