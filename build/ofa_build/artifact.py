@@ -60,7 +60,7 @@ def _fill(folder: Path, checkpoint: Checkpoint, source: str, name: str, serving:
     repository = folder / "model_repository"
     log.info("exporting the graphs")
     encoder, search = (repository / model / "1" for model in (names.encoder, names.beam_search))
-    length = _write_graphs(encoder, search, checkpoint)
+    length = _write_graphs(encoder, search, checkpoint, serving.precision)
     shape = Shape(settings.patch_image_size, length, checkpoint.config.d_model, settings.language)
     write_configs(repository, names, model_configs(names, shape, settings.generation, serving))
     for file_name, content in checkpoint.tokenizer_files.items():
@@ -72,7 +72,7 @@ def _fill(folder: Path, checkpoint: Checkpoint, source: str, name: str, serving:
     _manifest(folder, checkpoint, source, name, shape, serving).write(folder / FILE_NAME)
 
 
-def _write_graphs(encoder: Path, decoder: Path, checkpoint: Checkpoint) -> int:
+def _write_graphs(encoder: Path, decoder: Path, checkpoint: Checkpoint, precision: str) -> int:
     encoder.mkdir(parents=True)
     decoder.mkdir(parents=True)
     settings, tokenizer = checkpoint.settings, checkpoint.tokenizer
@@ -88,14 +88,15 @@ def _write_graphs(encoder: Path, decoder: Path, checkpoint: Checkpoint) -> int:
         mean=settings.mean,
         std=settings.std,
         positions=MAX_LENGTH + 1,
+        precision=precision,
     )
 
 
 def _write_canary(folder: Path, name: str, serving: Serving) -> None:
-    # Before a plan replaces a graph: it may be for another machine's GPU.
+    # On the CPU and before a plan replaces a graph: neither needs the GPU that will serve it.
     engine = "onnxruntime" if serving.engine == "tensorrt" else serving.engine
     image = KNOWN_IMAGE.read_bytes()
-    with LocalCaptioner(folder / "model_repository", name, engine=engine) as captioner:
+    with LocalCaptioner(folder / "model_repository", name, engine=engine, device="cpu") as captioner:
         (captions,) = captioner.captions([image])
     (folder / "canary").mkdir()
     (folder / "canary" / "image").write_bytes(image)

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 AUTO = "auto"
-PRECISIONS = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16"), "tensorrt": ("fp32",)}
-"""What each engine is built in; fp32 gives the reference's captions exactly."""
+PRECISIONS = {
+    "cpu": {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")},
+    "gpu": {"onnxruntime": ("fp32", "fp16"), "tensorrt": ("fp32", "fp16")},
+}
+"""What each engine is built in, on each device; fp32 gives the reference's captions exactly."""
+
+ENGINES = tuple(dict.fromkeys(engine for engines in PRECISIONS.values() for engine in engines))
 
 BF16_INSTRUCTIONS = frozenset({"amx_bf16", "avx512_bf16"})
 
@@ -37,7 +42,7 @@ def choose(engine: str, precision: str, device: str, instructions: frozenset[str
     """Replaces ``auto`` by what this machine runs fastest.
 
     Args:
-        engine: a key of :data:`PRECISIONS` or ``auto``.
+        engine: one of :data:`ENGINES` or ``auto``.
         precision: one of the engine's or ``auto``. Exact captions need fp32: nothing else is chosen unasked.
         device: ``cpu`` or ``gpu``.
         instructions: of the CPU, see :func:`cpu_instructions`.
@@ -45,24 +50,37 @@ def choose(engine: str, precision: str, device: str, instructions: frozenset[str
     Raises:
         ChoiceError: for a combination that is not built.
     """
-    why = ["as asked"]
-    native = sorted(instructions & BF16_INSTRUCTIONS)
-    if precision == AUTO:
-        precision = "bf16" if device == "cpu" and native and engine in (AUTO, "openvino") else "fp32"
-        why = [f"this CPU has {native[0]}" if precision == "bf16" else "nothing faster is offered here"]
-    elif precision == "bf16" and not native:
-        why = ["as asked, but this CPU has no bf16 instructions: expect no gain over fp32 on it"]
+    if engine not in (AUTO, *PRECISIONS[device]):
+        where = next(name for name, engines in PRECISIONS.items() if engine in engines)
+        raise ChoiceError(f"engine {engine} is for --device {where}")
+    precision, why = _precision(engine, precision, device, instructions)
     if engine == AUTO:
-        engine = _engine(precision, device)
-        why.append(f"{engine} is the fastest measured in {precision} on a {device.upper()}")
-    if precision not in PRECISIONS[engine]:
-        raise ChoiceError(f"engine {engine} is built in {' or '.join(PRECISIONS[engine])}, not in {precision}")
-    if (engine == "tensorrt") != (device == "gpu"):
-        raise ChoiceError("engine tensorrt is for --device gpu, the others are for cpu")
-    return Choice(engine, precision, "; ".join(why))
+        engine, chosen = _engine(precision, device)
+        why = f"{why}; {chosen}"
+    built = PRECISIONS[device][engine]
+    if precision not in built:
+        where = f"engine {engine} on a {device.upper()}"
+        raise ChoiceError(f"{where} is built in {' or '.join(built)}, not in {precision}")
+    return Choice(engine, precision, why)
 
 
-def _engine(precision: str, device: str) -> str:
+def _precision(engine: str, precision: str, device: str, instructions: frozenset[str]) -> tuple[str, str]:
+    """The precision and why."""
+    native = sorted(instructions & BF16_INSTRUCTIONS)
+    if precision == "bf16" and device == "cpu" and not native:
+        return precision, "as asked, but this CPU has no bf16 instructions: expect no gain over fp32 on it"
+    if precision != AUTO:
+        return precision, "as asked"
     if device == "gpu":
-        return "tensorrt"
-    return "onnxruntime" if precision in PRECISIONS["onnxruntime"] else "openvino"
+        return "fp16", "a GPU multiplies matrices fastest in half precision"
+    if native and engine in (AUTO, "openvino"):
+        return "bf16", f"this CPU has {native[0]}"
+    return "fp32", "nothing faster is offered here"
+
+
+def _engine(precision: str, device: str) -> tuple[str, str]:
+    """The engine and why."""
+    if device == "gpu":
+        return "onnxruntime", "onnxruntime runs on every GPU; tensorrt has to be asked for until both are measured"
+    engine = "onnxruntime" if precision in PRECISIONS["cpu"]["onnxruntime"] else "openvino"
+    return engine, f"{engine} is the fastest measured in {precision} on a CPU"

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 TYPICAL_BEAMS, MOST_BEAMS = 5, 16
 TYPICAL_REACH, MOST_REACH = 17, 129
-TYPICAL_COUNT, MOST_COUNT = 13, 2 * MOST_BEAMS + MOST_REACH + 3
+TYPICAL_COUNT, MOST_COUNT = 16, 2 * MOST_BEAMS + MOST_REACH + 3
 
 
 class PlanError(Exception):
@@ -58,26 +58,24 @@ def profile_of(builder: Any, network: Any, max_captions: int) -> Any:
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        if tensor.is_shape_tensor:  # the wanted candidates, a dimension that is given as data
-            profile.set_shape_input(tensor.name, [1], [TYPICAL_COUNT], [MOST_COUNT])
-            continue
         least, typical, most = (_shape(tensor.name, tuple(tensor.shape), *sizes) for sizes in _sizes(max_captions))
         profile.set_shape(tensor.name, least, typical, most)
     return profile
 
 
-def _sizes(max_captions: int) -> tuple[tuple[int, int, int], ...]:
-    """Captions, beams and reach: least, typical, most."""
+def _sizes(max_captions: int) -> tuple[tuple[int, int, int, int], ...]:
+    """Captions, beams, reach and candidates: least, typical, most."""
     return (
-        (1, 1, 1),
-        (max(max_captions // 2, 1), TYPICAL_BEAMS, TYPICAL_REACH),
-        (max_captions, MOST_BEAMS, MOST_REACH),
+        (1, 1, 1, 1),
+        (max(max_captions // 2, 1), TYPICAL_BEAMS, TYPICAL_REACH, TYPICAL_COUNT),
+        (max_captions, MOST_BEAMS, MOST_REACH, MOST_COUNT),
     )
 
 
-def _shape(name: str, shape: tuple[int, ...], captions: int, beams: int, reach: int) -> tuple[int, ...]:
+def _shape(name: str, shape: tuple[int, ...], captions: int, beams: int, reach: int, count: int) -> tuple[int, ...]:
     """An input's shape with its dynamic dimensions, -1 in the graph, filled in."""
-    dynamic = {"tokens": (captions, beams), "ancestors": (captions, beams, reach)}
+    pair = (captions, beams)
+    dynamic = {"tokens": pair, "slots": pair, "ancestors": (captions, beams, reach), "ranks": (count,)}
     if name in dynamic:
         return dynamic[name]
     if name.startswith("self_"):

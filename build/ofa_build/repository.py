@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from google.protobuf import text_format
-from ofa_serving.contract import STAGES, Names, Tensor
+from ofa_serving.contract import STAGES, STATES_ON_GPU, Names, Tensor
 from ofa_serving.generation import GenerationConfig
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -33,8 +33,9 @@ class Serving:
 
     Attributes:
         engine: ``onnxruntime``, ``openvino`` or ``tensorrt``.
-        precision: ``fp32``, or ``bf16`` with OpenVINO.
-        gpu: whether the engines run on a GPU.
+        precision: ``fp32``, ``bf16`` with OpenVINO, ``fp16`` on a GPU.
+        device: ``cpu``, ``gpu``, or ``host``: as on a GPU, without one, for tests.
+        states_on_gpu: whether the encoder's states reach the search without leaving the GPU.
         threads: of each CPU engine; 0 takes all cores.
         max_batch_size: images of one encoder run, and of one request.
         preprocess_instances: processes that decode images.
@@ -48,7 +49,8 @@ class Serving:
 
     engine: str = "onnxruntime"
     precision: str = "fp32"
-    gpu: bool = False
+    device: str = "cpu"
+    states_on_gpu: bool = False
     threads: int = 0
     max_batch_size: int = 16
     preprocess_instances: int = 2
@@ -59,15 +61,20 @@ class Serving:
     max_pending: int = 256
     max_seconds: int = 30
 
+    @property
+    def gpu(self) -> bool:
+        """Whether Triton is to place the engines on a GPU."""
+        return self.device == "gpu"
+
     @classmethod
     def on(cls, device: str, engine: str, precision: str) -> Serving:
-        """The settings for a device, ``cpu`` or ``gpu``."""
+        """The settings for a device."""
         if device == "cpu":
             return cls(engine, precision)
         return cls(
             engine,
             precision,
-            gpu=True,
+            device,
             max_batch_size=64,
             preprocess_instances=8,
             max_in_flight=256,
@@ -118,7 +125,12 @@ def _set(config: pb.ModelConfig, parameters: Mapping[str, object]) -> None:
 
 
 def _engine(serving: Serving) -> dict[str, object]:
-    return {"engine": serving.engine, "precision": serving.precision, "threads": serving.threads}
+    device = {} if serving.device == "cpu" else {"device": serving.device}
+    return {"engine": serving.engine, "precision": serving.precision, "threads": serving.threads, **device}
+
+
+def _hidden(serving: Serving) -> pb.DataType:
+    return pb.TYPE_FP16 if serving.precision == "fp16" else pb.TYPE_FP32
 
 
 def _entry(names: Names, defaults: GenerationConfig, serving: Serving) -> pb.ModelConfig:
@@ -132,6 +144,7 @@ def _entry(names: Names, defaults: GenerationConfig, serving: Serving) -> pb.Mod
     _set(config, asdict(defaults))
     limits = ("max_in_flight", "max_in_flight_bytes", "max_running", "max_seconds")
     _set(config, {limit: getattr(serving, limit) for limit in limits})
+    _set(config, {STATES_ON_GPU: 1} if serving.states_on_gpu else {})
     return config
 
 
@@ -145,12 +158,13 @@ def _preprocess(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
 
 
 def _encoder(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
-    # OpenVINO runs inside a Python model of ours; the others in Triton's own backends.
-    backend = "python" if serving.engine == "openvino" else serving.engine
+    # ONNX Runtime on CPU runs in Triton's own backend; OpenVINO has none there, and on a GPU the states may stay there.
+    native = serving.engine == "onnxruntime" and serving.device == "cpu"
+    backend = serving.engine if native else "python"
     config = _model(names.encoder, backend, serving, gpu=serving.gpu)
     pixels = [shape.image_size, shape.image_size, 3]
     config.input.add(name=Tensor.PIXELS, data_type=pb.TYPE_UINT8, dims=pixels)
-    config.output.add(name=Tensor.HIDDEN, data_type=pb.TYPE_FP32, dims=[shape.source_length, shape.d_model])
+    config.output.add(name=Tensor.HIDDEN, data_type=_hidden(serving), dims=[shape.source_length, shape.d_model])
     # Its result depends on the pixels alone. Only a server that is given a cache makes use of it (--cache-mib).
     config.response_cache.enable = not serving.gpu
     policy = config.dynamic_batching.default_queue_policy
@@ -162,17 +176,18 @@ def _encoder(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
     warmup.inputs[Tensor.PIXELS].data_type = pb.TYPE_UINT8
     warmup.inputs[Tensor.PIXELS].dims.extend(pixels)
     warmup.inputs[Tensor.PIXELS].zero_data = True
-    if serving.engine == "onnxruntime":
+    if native:
         # Threads that spin while idle would take the cores from the other stages.
         _set(config, {"intra_op_thread_count": serving.threads, "session.intra_op.allow_spinning": 0})
-    if serving.engine == "openvino":
+    else:
         _set(config, _engine(serving))
+        _set(config, {STATES_ON_GPU: 1} if serving.states_on_gpu else {})
     return config
 
 
 def _beam_search(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
     config = _model(names.beam_search, "python", serving, gpu=serving.gpu)
-    config.input.add(name=Tensor.HIDDEN, data_type=pb.TYPE_FP32, dims=[shape.source_length, shape.d_model])
+    config.input.add(name=Tensor.HIDDEN, data_type=_hidden(serving), dims=[shape.source_length, shape.d_model])
     config.output.add(name=Tensor.CAPTION, data_type=pb.TYPE_STRING, dims=[-1])
     config.output.add(name=Tensor.SCORE, data_type=pb.TYPE_FP32, dims=[-1])
     config.output.add(name=Tensor.TOKENS, data_type=pb.TYPE_INT32, dims=[-1, -1])
@@ -189,4 +204,5 @@ def _beam_search(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig
             "max_seconds": serving.max_seconds,
         },
     )
+    _set(config, {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"} if serving.states_on_gpu else {})
     return config

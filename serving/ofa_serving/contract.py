@@ -28,7 +28,7 @@ class Tensor(StrEnum):
 
     PIXELS = "pixels"  # UINT8 [S, S, 3], RGB
     PREPROCESS_MS = "preprocess_ms"  # FP32 [1]
-    HIDDEN = "hidden"  # FP32 [N, d], the encoder's last states
+    HIDDEN = "hidden"  # FP32 or, in that precision, FP16 [N, d], the encoder's last states
     SEARCH_MS = "search_ms"  # FP32 [2]: waited, searched
 
 
@@ -52,6 +52,10 @@ class CaptionError(Exception):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+
+
+STATES_ON_GPU = "states_on_gpu"
+"""The configurations' parameter, where it is set, that has the encoder's states handed to the search on the GPU."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from .contract import CaptionError, Names
-from .engines.loading import load_decoder, load_encoder
+from .engines.device import Array
+from .engines.loading import EngineChoice, load_decoder, load_encoder
 from .generation import GenerationConfig
 from .images import load_pixels
 from .scheduler import Job, Scheduler, SearchResult
@@ -23,9 +24,11 @@ from .tokenizer import Tokenizer
 
 
 class LocalCaptioner:
-    """A built repository whose stages run here, on CPU."""
+    """A built repository whose stages run here."""
 
-    def __init__(self, repository: Path, name: str, threads: int = 0, engine: str | None = None) -> None:
+    def __init__(
+        self, repository: Path, name: str, threads: int = 0, engine: str | None = None, device: str | None = None
+    ) -> None:
         """Loads the engines that were built as ``name``.
 
         Args:
@@ -33,6 +36,7 @@ class LocalCaptioner:
             name: the public model's.
             threads: of each engine; 0 takes all cores.
             engine: instead of the configuration's.
+            device: instead of the configuration's, see :class:`EngineChoice`.
         """
         names = Names(name)
         entry, preprocess = (_config(repository / model) for model in (names.public, names.preprocess))
@@ -42,11 +46,13 @@ class LocalCaptioner:
         self.defaults = GenerationConfig.from_request(defaults, GenerationConfig())
         self.tokenizer = Tokenizer.load(folder, search.parameters["language"].string_value)
         self._image_size = int(preprocess.parameters["image_size"].string_value)
-        engine = engine or search.parameters["engine"].string_value
-        precision = search.parameters["precision"].string_value
-        self._encoder = load_encoder(engine, repository / names.encoder / "1", threads, precision)
+        given = {key: search.parameters[key].string_value for key in ("engine", "precision", "device")}
+        choice = EngineChoice(
+            engine or given["engine"], given["precision"], threads, device or given["device"] or EngineChoice.device
+        )
+        self._encoder = load_encoder(choice, repository / names.encoder / "1")
         self._scheduler = Scheduler(
-            load_decoder(engine, folder, threads, precision),
+            load_decoder(choice, folder),
             self.tokenizer.special,
             max_captions=int(search.parameters["max_captions"].string_value),
             max_pending=1 << 30,
@@ -64,12 +70,12 @@ class LocalCaptioner:
         """Ends the search's thread."""
         self._scheduler.close()
 
-    def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """States FP32 [b, N, d] of pixels UINT8 [b, S, S, 3]."""
+    def encode(self, pixels: np.ndarray) -> Array:
+        """States [b, N, d] of pixels UINT8 [b, S, S, 3], where the engine keeps them."""
         return self._encoder.run(pixels).copy()
 
-    def search(self, hidden: np.ndarray, settings: GenerationConfig) -> list[SearchResult]:
-        """The finished searches of states FP32 [b, N, d], in their order."""
+    def search(self, hidden: Array, settings: GenerationConfig) -> list[SearchResult]:
+        """The finished searches of states [b, N, d], in their order."""
         futures = [Future() for _ in hidden]
         until = time.monotonic() + 3600
         self._scheduler.submit(

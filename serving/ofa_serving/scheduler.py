@@ -15,6 +15,7 @@ import numpy as np
 from .beam_search import BeamSearch, Hypothesis, SpecialTokens
 from .contract import CaptionError, Code
 from .engines.base import DecoderBatch, DecoderEngine
+from .engines.device import Array
 from .generation import GenerationConfig
 
 log = logging.getLogger(__name__)
@@ -34,14 +35,14 @@ class Job:
     """One caption to search for.
 
     Attributes:
-        hidden: the encoder's states FP32 [N, d].
+        hidden: the encoder's states [N, d], on the host or where the engine keeps its memory.
         settings: of its search.
         deadline: on the monotonic clock, in seconds.
         done: called once, from the scheduler's thread, with the result or the refusal. It must not block.
         cancelled: whether nobody waits for the caption any more; asked once a step, so it must be cheap.
     """
 
-    hidden: np.ndarray
+    hidden: Array
     settings: GenerationConfig
     deadline: float
     done: Callable[[SearchResult | CaptionError], None]
@@ -208,7 +209,7 @@ class _Group:
 
     def join(self, jobs: list[Job], special: SpecialTokens) -> None:
         """Adds captions, which start at position 0 whatever the others are at."""
-        self._batch.join(np.stack([job.hidden for job in jobs]))
+        self._batch.join([job.hidden for job in jobs])
         for job in jobs:
             job.search = BeamSearch(job.settings, special)
         self.jobs += jobs

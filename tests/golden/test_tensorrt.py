@@ -9,16 +9,15 @@ from ofa_build.plans import profile_of
 LOGGER = trt.Logger(trt.Logger.ERROR)
 
 
-@pytest.fixture(params=["encoder", "cross", "step"])
-def graph(request, artifacts):
-    case = CASES[0]
-    repository = artifacts(case) / "model_repository"
-    files = {
-        "encoder": repository / f"{case.model_name}_encoder" / "1" / "model.onnx",
-        "cross": repository / f"{case.model_name}_beam_search" / "1" / "cross.onnx",
-        "step": repository / f"{case.model_name}_beam_search" / "1" / "step.onnx",
-    }
-    return files[request.param]
+@pytest.fixture(params=["fp32", "fp16"], scope="module")
+def repository(request, artifacts):
+    return artifacts(CASES[0], request.param) / "model_repository"
+
+
+@pytest.fixture(params=["encoder/1/model", "beam_search/1/cross", "beam_search/1/step"])
+def graph(request, repository):
+    (file,) = repository.glob(f"*_{request.param}.onnx")
+    return file
 
 
 def test_the_graph_is_valid(graph):

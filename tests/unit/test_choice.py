@@ -18,8 +18,9 @@ CHOSEN = {
     "the fastest of an engine": (("onnxruntime", "auto", "cpu", BF16), ("onnxruntime", "fp32"), "nothing faster"),
     "as asked": (("openvino", "fp32", "cpu", PLAIN), ("openvino", "fp32"), "as asked"),
     "asked for what this CPU lacks": (("openvino", "bf16", "cpu", PLAIN), ("openvino", "bf16"), "expect no gain"),
-    "a GPU": (("auto", "fp32", "gpu", PLAIN), ("tensorrt", "fp32"), "on a GPU"),
-    "a GPU's fastest": (("auto", "auto", "gpu", BF16), ("tensorrt", "fp32"), "nothing faster"),
+    "a GPU": (("auto", "fp32", "gpu", PLAIN), ("onnxruntime", "fp32"), "runs on every GPU"),
+    "a GPU's fastest": (("auto", "auto", "gpu", BF16), ("onnxruntime", "fp16"), "half precision"),
+    "a GPU's other engine": (("tensorrt", "auto", "gpu", PLAIN), ("tensorrt", "fp16"), "half precision"),
 }
 
 
@@ -30,13 +31,20 @@ def test_choices(asked, built, why):
     assert why in choice.why
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [("onnxruntime", "bf16", "cpu"), ("auto", "fp16", "cpu"), ("auto", "int8", "cpu"), ("tensorrt", "fp32", "cpu")],
-    ids=" ".join,
-)
-def test_what_is_not_built_is_refused(asked):
-    with pytest.raises(ChoiceError):
+REFUSED = {
+    ("onnxruntime", "bf16", "cpu"): "engine onnxruntime on a CPU is built in fp32, not in bf16",
+    ("auto", "fp16", "cpu"): "engine openvino on a CPU is built in fp32 or bf16, not in fp16",
+    ("auto", "int8", "cpu"): "not in int8",
+    ("auto", "bf16", "gpu"): "engine onnxruntime on a GPU is built in fp32 or fp16, not in bf16",
+    ("tensorrt", "int8", "gpu"): "engine tensorrt on a GPU is built in fp32 or fp16, not in int8",
+    ("tensorrt", "fp32", "cpu"): "engine tensorrt is for --device gpu",
+    ("openvino", "fp32", "gpu"): "engine openvino is for --device cpu",
+}
+
+
+@pytest.mark.parametrize(("asked", "words"), REFUSED.items(), ids=map(" ".join, REFUSED))
+def test_what_is_not_built_is_refused(asked, words):
+    with pytest.raises(ChoiceError, match=words):
         choose(*asked, BF16)
 
 

@@ -12,7 +12,7 @@ from ofa_serving.contract import DEFAULT_NAME
 
 from ..artifact import build_artifact
 from ..checkpoint import CheckpointError, load_checkpoint
-from ..choice import AUTO, PRECISIONS, ChoiceError, choose, cpu_instructions
+from ..choice import AUTO, ENGINES, ChoiceError, choose, cpu_instructions
 from ..plans import load_tensorrt
 from ..repository import Serving
 
@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("checkpoint", help="a directory, a fairseq .pt file, or a hub's name such as damo/...")
     parser.add_argument("--name", default=DEFAULT_NAME, help="the public model's name (default %(default)s)")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where to (default %(default)s)")
-    parser.add_argument("--engine", choices=(AUTO, *PRECISIONS), default=AUTO, help="default: the fastest measured")
+    parser.add_argument("--engine", choices=(AUTO, *ENGINES), default=AUTO, help="default: the fastest measured")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument(
         "--precision",

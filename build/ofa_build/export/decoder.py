@@ -29,7 +29,7 @@ def cache_names(layers: int) -> list[str]:
 
 
 class CrossGraph(nn.Module):
-    """``hidden`` FP32 [C, N, d] to every layer's cross-attention keys, transposed, and values."""
+    """``hidden`` [C, N, d] to every layer's cross-attention keys, transposed, and values."""
 
     def __init__(self, model: OFA) -> None:
         super().__init__()
@@ -111,16 +111,27 @@ class StepGraph(nn.Module):
         self.register_buffer("cross_bias", decoder.cross_bias(positions, source_positions).transpose(0, 1).contiguous())
 
     def forward(
-        self, tokens: Tensor, steps: Tensor, ancestors: Tensor, temperature: Tensor, count: Tensor, *state: Tensor
+        self,
+        tokens: Tensor,
+        steps: Tensor,
+        slots: Tensor,
+        ancestors: Tensor,
+        temperature: Tensor,
+        ranks: Tensor,
+        *state: Tensor,
     ) -> tuple[Tensor, ...]:
         """One step.
+
+        No value depends on a shape: a runtime on a GPU computes shapes on the host, and a step that waits for a copy
+        from there cannot be captured as one launch.
 
         Args:
             tokens: INT64 [C, K].
             steps: INT64 [C], the position of each caption's tokens.
+            slots: INT64 [C, K], the slots the tokens go to: ``step * K + beam``.
             ancestors: INT64 [C, K, P], the beam whose slot holds each position of a beam's past and present, else -1.
             temperature: FP32 [C].
-            count: INT64 [1], candidates wanted of each beam.
+            ranks: INT64 [M], of which the length alone counts: the candidates wanted of each beam.
             state: the caches of :func:`cache_names`, then the tensors of :func:`cross_names`.
 
         Returns:
@@ -128,26 +139,27 @@ class StepGraph(nn.Module):
         """
         batch, beams = tokens.shape
         caches, cross = state[: len(state) // 2], state[len(state) // 2 :]
-        biases = self._self_bias(steps, ancestors)
+        biases = self._self_bias(steps, ancestors, slots - slots[:, :1])
         cross_bias = self.cross_bias[steps].unsqueeze(2)
-        numbers = torch.arange(beams, device=tokens.device)
-        slots = (steps[:, None] * beams + numbers)[:, None, :, None]
         x = self.decoder.embed(self.embed_tokens(tokens), steps[:, None]).flatten(0, 1)
         updated = []
         for index, layer in enumerate(self.layers):
             pair = slice(2 * index, 2 * index + 2)
-            x, keys, values = layer(x, slots, caches[pair], biases[index], cross[pair], cross_bias)
+            x, keys, values = layer(x, slots[:, None, :, None], caches[pair], biases[index], cross[pair], cross_bias)
             updated += [keys, values]
         x = x if self.decoder.layer_norm is None else self.decoder.layer_norm(x)
-        x = (x.view(batch, beams, -1) / temperature[:, None, None]).flatten(0, 1)
-        best = [output.unflatten(0, (batch, beams)) for output in self.head(x, count)]
+        temperatures = temperature[:, None].expand(-1, beams).reshape(-1, 1)
+        best = [output.unflatten(0, (batch, beams)) for output in self.head(x, temperatures, ranks.shape[0])]
         return (*best, *updated)
 
-    def _self_bias(self, steps: Tensor, ancestors: Tensor) -> tuple[Tensor, ...]:
-        """Every layer's bias [C, H, K, P * K]: positions, and minus infinity off a beam's own past."""
-        _, beams, reach = ancestors.shape
-        own = ancestors.unsqueeze(-1) == torch.arange(beams, device=ancestors.device)  # [C, K, P, K]
-        mask = torch.zeros((), device=own.device).masked_fill(~own, float("-inf"))
+    def _self_bias(self, steps: Tensor, ancestors: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
+        """Every layer's bias [C, H, K, P * K]: positions, and minus infinity off a beam's own past.
+
+        ``numbers`` INT64 [C, K] are the beams' own, 0 to K - 1.
+        """
+        reach = ancestors.shape[2]
+        own = ancestors.unsqueeze(-1) == numbers[:, None, None]  # [C, K, P, K]
+        mask = torch.zeros((), dtype=self.self_bias.dtype).masked_fill(~own, float("-inf"))
         bias = self.self_bias[steps][:, :, :reach]
         bias = bias[:, :, None, :, None] + mask[:, None]
         return bias.flatten(3).split(self.heads, dim=1)

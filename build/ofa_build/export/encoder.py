@@ -19,7 +19,7 @@ when the graph is loaded, which keeps the file small."""
 
 
 class EncoderGraph(nn.Module):
-    """``pixels`` UINT8 [B, S, S, 3] to ``hidden`` FP32 [B, N, d] for one image size and one prompt."""
+    """``pixels`` UINT8 [B, S, S, 3] to ``hidden`` [B, N, d] for one image size and one prompt."""
 
     def __init__(
         self, model: OFA, prompt: Tensor, image_size: int, mean: Sequence[float], std: Sequence[float]
@@ -31,12 +31,14 @@ class EncoderGraph(nn.Module):
         self.prompt_length = len(prompt)
         self.resnet = fold_batch_norms(encoder.embed_images)
         scale = 1 / torch.tensor(std)
-        self.register_buffer("pixel_scale", (scale / 255).view(1, 3, 1, 1))
-        self.register_buffer("pixel_shift", (-torch.tensor(mean) * scale).view(1, 3, 1, 1))
+        # No buffers: they stay float32 when the graph becomes float16.
+        self.pixel_scale = (scale / 255).view(1, 3, 1, 1)
+        self.pixel_shift = (-torch.tensor(mean) * scale).view(1, 3, 1, 1)
         self.projections = nn.ModuleList([fused_projection(layer.self_attn) for layer in encoder.layers])
         self.outputs = nn.ModuleList([folded_output(layer.self_attn) for layer in encoder.layers])
 
-        self.positions = encoder.position_embeddings(self.side, self.prompt_length)
+        tables = encoder.position_embeddings(self.side, self.prompt_length)
+        self.positions = tuple(table.detach().clone() for table in tables)  # no views of what may be halved
         self.register_buffer("absolute", encoder.absolute_bias(self.positions[2]))
         self.register_buffer("prompt", prompt)
         layers = len(encoder.layers)
@@ -46,11 +48,12 @@ class EncoderGraph(nn.Module):
             self.biases = nn.ParameterList([self.absolute + bias for bias in relative])
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels UINT8 [B, S, S, 3], RGB, to states FP32 [B, N, d]."""
+        """Pixels UINT8 [B, S, S, 3], RGB, to states [B, N, d] of the weights' type."""
         encoder, heads = self.encoder, self.encoder.config.encoder_attention_heads
         # Cast first: TensorRT casts uint8 inputs and does nothing else with them.
         image = pixels.float().permute(0, 3, 1, 2) * self.pixel_scale + self.pixel_shift
-        x = encoder.embed(self.resnet(image), self.prompt, self.positions)
+        features = self.resnet(image.to(self.absolute.dtype))
+        x = encoder.embed(features, self.prompt, tuple(table.to(features.dtype) for table in self.positions))
         batch, length, width = x.shape
         x = x.flatten(0, 1)
         for index, layer in enumerate(encoder.layers):

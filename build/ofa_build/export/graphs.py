@@ -39,6 +39,7 @@ def export_graphs(
     mean: Sequence[float],
     std: Sequence[float],
     positions: int,
+    precision: str = "fp32",
 ) -> int:
     """Writes the encoder to one folder and the decoder's two graphs to another, each passed by ``onnx.checker``.
 
@@ -52,49 +53,56 @@ def export_graphs(
         mean: of each channel, for pixels in 0 to 1.
         std: likewise.
         positions: decoder positions the step must reach: the longest caption and its end.
+        precision: ``fp32``, or ``fp16``: weights, states and caches; pixels are normalised, and log-probabilities
+            taken, in float32 all the same. The model's own weights are halved.
 
     Returns:
         The source length N, patches and prompt.
     """
     config = model.config
     with torch.no_grad():
-        encoder = EncoderGraph(model, torch.tensor(prompt), image_size, mean, std).eval()
+        encoder = EncoderGraph(model, torch.tensor(prompt), image_size, mean, std)
+        source = encoder.positions[2]
+        cross, step = CrossGraph(model), StepGraph(model, special, source, positions)
+        # Halved when all are made: their biases are computed in float32.
+        graphs = [(graph.half() if precision == "fp16" else graph).eval() for graph in (encoder, cross, step)]
+        encoder, cross, step = graphs
+        dtype = next(step.parameters()).dtype
         pixels = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
         _export(encoder_folder / ENCODER, encoder, (pixels,), ({0: _DYNAMIC},), ["pixels"], ["hidden"])
-
-        source = encoder.positions[2]
-        hidden = torch.zeros(2, len(source), config.d_model)
-        cross = cross_names(config.decoder_layers)
-        _export(decoder_folder / CROSS, CrossGraph(model).eval(), (hidden,), ({0: _DYNAMIC},), ["hidden"], cross)
-        _export_step(decoder_folder / STEP, StepGraph(model, special, source, positions).eval(), config, len(source))
+        hidden = torch.zeros(2, len(source), config.d_model, dtype=dtype)
+        names = cross_names(config.decoder_layers)
+        _export(decoder_folder / CROSS, cross, (hidden,), ({0: _DYNAMIC},), ["hidden"], names)
+        _export_step(decoder_folder / STEP, step, config, len(source), dtype)
     return len(source)
 
 
-def _export_step(path: Path, graph: StepGraph, config: OFAConfig, source: int) -> None:
+def _export_step(path: Path, graph: StepGraph, config: OFAConfig, source: int, dtype: torch.dtype) -> None:
     captions, beams, reach, heads, width = 3, 5, 7, config.decoder_attention_heads, config.head_dim
     caches, cross = cache_names(config.decoder_layers), cross_names(config.decoder_layers)
     cross_shapes = [(captions, heads, width, source), (captions, heads, source, width)] * config.decoder_layers
-    tokens = torch.zeros(captions, beams, dtype=torch.int64)
     example = (
-        tokens,
+        torch.zeros(captions, beams, dtype=torch.int64),
         torch.zeros(captions, dtype=torch.int64),
+        torch.zeros(captions, beams, dtype=torch.int64),
         torch.zeros(captions, beams, reach, dtype=torch.int64),
         torch.ones(captions),
-        torch.tensor([13]),
+        torch.arange(13),
         # Each a tensor of its own: the exporter takes one tensor given twice for one input.
-        *(torch.zeros(captions, heads, reach * beams, width) for _ in caches),
-        *(torch.zeros(shape) for shape in cross_shapes),
+        *(torch.zeros(captions, heads, reach * beams, width, dtype=dtype) for _ in caches),
+        *(torch.zeros(shape, dtype=dtype) for shape in cross_shapes),
     )
     batch = {0: _DYNAMIC}
     shapes = (
         {0: _DYNAMIC, 1: _DYNAMIC},
         batch,
+        {0: _DYNAMIC, 1: _DYNAMIC},
         {0: _DYNAMIC, 1: _DYNAMIC, 2: _DYNAMIC},
         batch,
-        None,
+        batch,
         ({0: _DYNAMIC, 2: _DYNAMIC},) * len(caches) + (batch,) * len(cross),
     )
-    inputs = ["tokens", "steps", "ancestors", "temperature", "count", *caches, *cross]
+    inputs = ["tokens", "steps", "slots", "ancestors", "temperature", "ranks", *caches, *cross]
     outputs = ["ids", "logprobs", "eos", "unk", *(f"new_{name}" for name in caches)]
     _export(path, graph, example, shapes, inputs, outputs)
 

@@ -23,24 +23,21 @@ class VocabularyHead(nn.Module):
         bias[self.vocabulary :] = float("-inf")  # padding never enters the sum and is never chosen
         self.projection = linear(nn.functional.pad(weight, (0, 0, 0, padding)), bias)
 
-    def forward(self, x: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """States [R, d] and the wanted count M, INT64 [1].
+    def forward(self, x: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """States [R, d], the temperature of each row, FP32 [R, 1], and the wanted count M.
 
         Returns:
             ids INT64 [R, M] by descending log-probability, logprobs FP32 [R, M], and those of eos and unk [R].
         """
-        logprobs = self.projection(x).log_softmax(-1)
+        if x.dtype == torch.float32:  # fewer states than logits are to be divided
+            logits = self.projection(x / temperature)
+        else:  # the sum over the vocabulary, and quotients by small temperatures, are beyond float16
+            logits = self.projection(x).float() / temperature
+        logprobs = logits.log_softmax(-1)
         chunks = logprobs.view(x.shape[0], -1, CHUNK)
-        _, chosen = top(chunks.amax(-1), count.clamp(max=chunks.shape[1]))
+        _, chosen = chunks.amax(-1).topk(torch.sym_min(count, chunks.shape[1]), dim=-1)
         members = chunks.gather(1, chosen.unsqueeze(-1).expand(-1, -1, CHUNK)).flatten(1)
-        best, place = top(members, count)
-        ids = chosen.gather(1, place // CHUNK) * CHUNK + place % CHUNK
+        best, place = members.topk(count, dim=-1)
+        nth = torch.div(place, CHUNK, rounding_mode="trunc")  # operators that every runtime has, and few of them
+        ids = place + (chosen.gather(1, nth) - nth) * CHUNK
         return ids, best, logprobs[:, self.special.eos], logprobs[:, self.special.unk]
-
-
-def top(x: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """The best ``count`` (INT64 [1]) values of each row and their places, best first."""
-    size = count.item()
-    torch._check(size >= 1)  # tells the exporter that the count is a dimension
-    torch._check(size <= x.shape[1])
-    return x.topk(size, dim=-1)

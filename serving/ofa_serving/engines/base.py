@@ -8,14 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..beam_search import Candidates
+from .device import Array
 
 
 class EncoderEngine(ABC):
     """One built encoder."""
 
     @abstractmethod
-    def run(self, pixels: np.ndarray) -> np.ndarray:
-        """States FP32 [b, N, d] of pixels UINT8 [b, S, S, 3]; they may be overwritten by the next run."""
+    def run(self, pixels: np.ndarray) -> Array:
+        """States [b, N, d] of pixels UINT8 [b, S, S, 3]; they may be overwritten by the next run.
+
+        They are FP32, or FP16 in that precision, and may lie on a GPU.
+        """
 
 
 class DecoderBatch(ABC):
@@ -25,8 +29,8 @@ class DecoderBatch(ABC):
     """
 
     @abstractmethod
-    def join(self, hidden: np.ndarray) -> None:
-        """Appends captions, given the encoder's states FP32 [n, N, d]; their cross-attention is prepared here, once."""
+    def join(self, states: Sequence[Array]) -> None:
+        """Appends captions, given the encoder's states [N, d] of each; their cross-attention is prepared here, once."""
 
     @abstractmethod
     def keep(self, captions: Sequence[int]) -> None:

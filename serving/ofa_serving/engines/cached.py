@@ -14,12 +14,7 @@ import numpy as np
 
 from ..beam_search import Candidates
 from .base import DecoderBatch, DecoderEngine
-
-GROWTH = 4
-"""Captions that a batch's memory grows by at least."""
-
-Array = Any
-"""A NumPy array, or a CuPy array on a GPU."""
+from .device import Array
 
 
 class GraphEngine(DecoderEngine, ABC):
@@ -29,11 +24,13 @@ class GraphEngine(DecoderEngine, ABC):
         xp: NumPy, or CuPy for a runtime on a GPU.
         dtype: of the caches and cross-attention tensors; only the engine looks into them.
         in_place: whether a step may write the caches it reads.
+        growth: captions that a batch's memory grows by at least.
     """
 
     xp: ModuleType = np
     dtype: Any = np.float32
     in_place = True
+    growth = 4
 
     def __init__(self, step_inputs: Mapping[str, Sequence[Any]]) -> None:
         """``step_inputs`` are the shapes of the step's inputs; dynamic dimensions may be anything."""
@@ -45,9 +42,17 @@ class GraphEngine(DecoderEngine, ABC):
         """See :meth:`DecoderEngine.open`."""
         return GraphBatch(self, beam_size)
 
+    def rounded(self, captions: int, reach: int) -> tuple[int, int]:
+        """The captions and positions to run a step with, for an engine that wants few different sizes."""
+        return captions, reach
+
+    def stacked(self, states: Sequence[Array]) -> Array:
+        """What :meth:`run_cross` takes: the states [N, d] of several captions as one array."""
+        return np.stack(states)
+
     @abstractmethod
-    def run_cross(self, hidden: np.ndarray) -> dict[str, Array]:
-        """The cross-attention tensors of states FP32 [n, N, d], by name."""
+    def run_cross(self, hidden: Array) -> dict[str, Array]:
+        """The cross-attention tensors of states [n, N, d], by name."""
 
     @abstractmethod
     def run_step(
@@ -56,8 +61,8 @@ class GraphEngine(DecoderEngine, ABC):
         """One step.
 
         Args:
-            inputs: what the host gives.
-            state: caches and cross-attention tensors.
+            inputs: what the host gives, for each caption.
+            state: caches and cross-attention tensors; they may have further rows, whose results nobody wants.
             new: where the updated caches go; the memory of ``state`` if ``in_place``.
         """
 
@@ -69,16 +74,23 @@ class GraphBatch(DecoderBatch):
         self._engine, self._beams = engine, beam_size
         self._size = self._capacity = self._reach = 0
         xp = engine.xp
-        self._cross = {name: xp.empty((0, *shape), engine.dtype) for name, shape in engine.cross_shapes.items()}
+        self._cross = {name: xp.zeros((0, *shape), engine.dtype) for name, shape in engine.cross_shapes.items()}
         self._caches = {name: self._cache() for name in engine.cache_names}
         self._others = self._caches  # where a step writes if not in place
 
-    def join(self, hidden: np.ndarray) -> None:
+    @property
+    def size(self) -> int:
+        """Its captions."""
+        return self._size
+
+    def join(self, states: Sequence[Array]) -> None:
         """See :meth:`DecoderBatch.join`."""
-        end = self._size + len(hidden)
+        end = self._size + len(states)
         self._reserve(end, self._reach)
-        for name, values in self._engine.run_cross(hidden).items():
+        for name, values in self._engine.run_cross(self._engine.stacked(states)).items():
             self._cross[name][self._size : end] = values
+        for buffer in self._caches.values():
+            buffer[self._size : end] = 0  # what the row's last caption left; in half precision that may be NaN
         self._size = end
 
     def keep(self, captions: Sequence[int]) -> None:
@@ -93,20 +105,27 @@ class GraphBatch(DecoderBatch):
         self, tokens: np.ndarray, steps: np.ndarray, ancestors: np.ndarray, temperature: np.ndarray, count: int
     ) -> Candidates:
         """See :meth:`DecoderBatch.step`."""
-        self._reserve(self._size, ancestors.shape[2])
+        rows, reach = self._engine.rounded(self._size, ancestors.shape[2])
+        self._reserve(rows, reach)
         missing = self._reach - ancestors.shape[2]
         if missing:  # the buffers reach further than these captions do
             ancestors = np.pad(ancestors, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
-        inputs = {"tokens": tokens, "steps": steps, "ancestors": ancestors, "temperature": temperature}
-        inputs["count"] = np.array([count])
-        state = {name: buffer[: self._size] for name, buffer in (*self._caches.items(), *self._cross.items())}
-        new = {name: buffer[: self._size] for name, buffer in self._others.items()}
+        inputs = {
+            "tokens": tokens,
+            "steps": steps,
+            "slots": steps[:, None] * self._beams + np.arange(self._beams),
+            "ancestors": ancestors,
+            "temperature": temperature,
+            "ranks": np.arange(count),
+        }
+        state = {name: buffer[:rows] for name, buffer in (*self._caches.items(), *self._cross.items())}
+        new = {name: buffer[:rows] for name, buffer in self._others.items()}
         candidates = self._engine.run_step(inputs, state, new)
         self._caches, self._others = self._others, self._caches
         return candidates
 
     def _cache(self) -> Array:
-        # Zeroed: a masked slot is multiplied by zero, and uninitialised memory may hold NaN.
+        # Zeroed, as all memory here: a masked slot is multiplied by zero, and uninitialised memory may hold NaN.
         xp, engine = self._engine.xp, self._engine
         return xp.zeros((self._capacity, engine.heads, self._reach * self._beams, engine.width), engine.dtype)
 
@@ -115,9 +134,9 @@ class GraphBatch(DecoderBatch):
         if captions <= self._capacity and reach <= self._reach:
             return
         if captions > self._capacity:
-            self._capacity = max(captions, self._capacity + GROWTH, self._capacity * 3 // 2)
+            self._capacity = max(captions, self._capacity + self._engine.growth, self._capacity * 3 // 2)
             for name, buffer in self._cross.items():
-                self._cross[name] = self._engine.xp.empty((self._capacity, *buffer.shape[1:]), buffer.dtype)
+                self._cross[name] = self._engine.xp.zeros((self._capacity, *buffer.shape[1:]), buffer.dtype)
                 self._cross[name][: self._size] = buffer[: self._size]
         self._reach = max(reach, self._reach)
         for name, buffer in self._caches.items():

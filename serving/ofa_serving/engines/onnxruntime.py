@@ -13,6 +13,9 @@ from ..cores import usable_cores
 from .base import EncoderEngine
 from .cached import GraphEngine
 
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+"""NumPy's types by ONNX Runtime's names, those that caches and states have."""
+
 
 def session(path: Path, threads: int) -> ort.InferenceSession:
     """A CPU session over one graph with ``threads`` threads (0: one a usable core) that sleep when idle.
@@ -44,7 +47,9 @@ class OnnxRuntimeEngine(GraphEngine):
     def __init__(self, directory: Path, threads: int) -> None:
         self._cross = session(directory / "cross.onnx", threads)
         self._step = session(directory / "step.onnx", threads)
-        super().__init__({node.name: node.shape for node in self._step.get_inputs()})
+        inputs = {node.name: node for node in self._step.get_inputs()}
+        super().__init__({name: node.shape for name, node in inputs.items()})
+        self.dtype = TYPES[inputs[self.cache_names[0]].type]
 
     def run_cross(self, hidden: np.ndarray) -> dict[str, np.ndarray]:
         """See :meth:`GraphEngine.run_cross`."""

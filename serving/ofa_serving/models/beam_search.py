@@ -1,4 +1,4 @@
-"""``hidden`` FP32 [b, N, d] to captions, by one in-flight batched beam search for all requests.
+"""``hidden`` [b, N, d] to captions, by one in-flight batched beam search for all requests.
 
 Requests are answered out of order, by their response senders, each as soon as its captions are complete. Triton sees
 an idle model, so the queue is bounded here and its depth is a metric of ours.
@@ -29,7 +29,7 @@ from ..telemetry.requests import RequestLog
 from ..telemetry.spans import open_spans
 from ..tokenizer import Tokenizer
 from .publishing import Publisher
-from .triton import Settings, deadline, fault, log_fault, refusal, request_parameters, send, tensor
+from .triton import Settings, deadline, fault, log_fault, refusal, request_parameters, send, states
 
 
 class BeamSearchModel:
@@ -43,7 +43,7 @@ class BeamSearchModel:
         self._max_seconds = settings.integer("max_seconds")
         self._tokenizer = Tokenizer.load(folder, settings.text("language"))
         self._scheduler = Scheduler(
-            load_decoder(settings.text("engine"), folder, settings.integer("threads"), settings.text("precision")),
+            load_decoder(settings.engine(), folder),
             self._tokenizer.special,
             max_captions=settings.integer("max_captions"),
             max_pending=settings.integer("max_pending"),
@@ -81,11 +81,11 @@ class BeamSearchModel:
         cancelled = self._cancelled(parameters.pop(SLOT_PARAMETER, None))
         parent = parameters.pop(TRACE_PARAMETER, None)
         settings = GenerationConfig.from_request(parameters, GenerationConfig())
-        hidden = tensor(request, Tensor.HIDDEN)
+        hidden = states(request, Tensor.HIDDEN)
         answer = _Answer(request, sender, settings, parent, len(hidden), self._complete.put)
         until = deadline(request, self._max_seconds)
         self._scheduler.submit(
-            [Job(states, settings, until, answer.receiver(index), cancelled) for index, states in enumerate(hidden)]
+            [Job(image, settings, until, answer.receiver(index), cancelled) for index, image in enumerate(hidden)]
         )
 
     def _cancelled(self, slot: object) -> Callable[[], bool]:

@@ -18,7 +18,7 @@ import triton_python_backend_utils as pb_utils
 
 from ..admission import Admission
 from ..cancellation import SLOT_PARAMETER, CancelFlags
-from ..contract import STAGES, CaptionError, Names, Tensor
+from ..contract import STAGES, STATES_ON_GPU, CaptionError, Names, Tensor
 from ..draining import IN_FLIGHT_METRIC
 from ..generation import GenerationConfig
 from ..metrics import EntryMetrics
@@ -41,6 +41,7 @@ class EntryModel:
         """Reads the checkpoint's generation defaults and the limits."""
         settings = Settings(args)
         self._names, self._key = Names(settings.name), StageKey()
+        self._states_on_gpu = settings.has(STATES_ON_GPU)
         defaults = {name: settings.text(name) for name in asdict(GenerationConfig())}
         self._defaults = GenerationConfig.from_request(defaults, GenerationConfig())
         self._max_seconds = settings.integer("max_seconds")
@@ -125,7 +126,7 @@ class EntryModel:
         call, stages = flight.call, _Stages(flight, self._spans, self._key)
         in_line_ms = (time.monotonic() - call.arrived) * 1e3
         pixels, decoding = stages.call(self._names.preprocess, call.image, [Tensor.PIXELS, Tensor.PREPROCESS_MS])
-        (hidden,) = stages.call(self._names.encoder, pixels, [Tensor.HIDDEN])
+        (hidden,) = stages.call(self._names.encoder, pixels, [Tensor.HIDDEN], on_gpu=self._states_on_gpu)
         results = [name for name in call.outputs if name != Tensor.TIMING] + [Tensor.SEARCH_MS]
         parameters = {name: _decimal(value) for name, value in asdict(call.settings).items()}
         parameters[SLOT_PARAMETER] = flight.slot
@@ -146,9 +147,14 @@ class _Stages:
         self.elapsed_ms: list[float] = []
 
     def call(
-        self, model: str, tensor: Any, outputs: list[str], parameters: Mapping[str, str | int] | None = None
+        self,
+        model: str,
+        tensor: Any,
+        outputs: list[str],
+        parameters: Mapping[str, str | int] | None = None,
+        on_gpu: bool = False,
     ) -> list[Any]:
-        """The stage's output tensors, in the order asked for.
+        """The stage's output tensors, in the order asked for; on the first GPU if they may stay on one.
 
         Raises:
             CaptionError: the stage's refusal, or DEADLINE_EXCEEDED.
@@ -164,11 +170,16 @@ class _Stages:
                 request_id=origin.request_id,
                 timeout=max(1, int((self._flight.call.until - started) * 1e6)),
                 parameters={**self._key.parameters, **(parameters or {}), **({TRACE_PARAMETER: span} if span else {})},
+                **({"preferred_memory": _first_gpu()} if on_gpu else {}),
             ).exec()
             if response.has_error():
                 raise_refusal(response.error().message(), model)
         self.elapsed_ms.append((time.monotonic() - started) * 1e3)
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
+
+
+def _first_gpu() -> Any:
+    return pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_GPU, 0)
 
 
 def _timing(in_line_ms: float, stages: _Stages, decoding: np.ndarray, searching: np.ndarray) -> np.ndarray:

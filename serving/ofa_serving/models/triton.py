@@ -13,6 +13,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ..contract import CaptionError, Code
+from ..engines.device import GPU, Array
+from ..engines.loading import CPU, EngineChoice
 
 _STATUS = {
     Code.DEADLINE_EXCEEDED: "UNAVAILABLE",
@@ -31,6 +33,7 @@ class Settings:
     def __init__(self, args: Mapping[str, str]) -> None:
         self.config = json.loads(args["model_config"])
         self.name = args["model_name"]
+        self._gpu = args.get("model_instance_device_id", "0")
         self.folder = f"{args['model_repository']}/{args['model_version']}"
 
     def text(self, key: str) -> str:
@@ -40,6 +43,16 @@ class Settings:
     def integer(self, key: str) -> int:
         """A parameter that is a whole number."""
         return int(self.text(key))
+
+    def has(self, key: str) -> bool:
+        """Whether the configuration has a parameter."""
+        return key in self.config["parameters"]
+
+    def engine(self) -> EngineChoice:
+        """What runs the model's graphs, and on which GPU Triton put this instance."""
+        device = self.text("device") if self.has("device") else CPU
+        device = f"{GPU}:{self._gpu}" if device == GPU else device
+        return EngineChoice(self.text("engine"), self.text("precision"), self.integer("threads"), device)
 
 
 class Gauge:
@@ -59,6 +72,23 @@ class Gauge:
 def tensor(request: Any, name: str) -> np.ndarray:
     """An input of a request; it lies in shared memory as long as the request lives."""
     return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+
+
+def states(request: Any, name: str) -> Array:
+    """An input of a request where it lies, which may be on a GPU; it lives as long as the request."""
+    given = pb_utils.get_input_tensor_by_name(request, name)
+    if given.is_cpu():
+        return given.as_numpy()
+    import cupy  # noqa: PLC0415
+
+    return cupy.from_dlpack(given)
+
+
+def output(name: str, values: Array) -> Any:
+    """An output tensor; on a GPU it is handed over where it lies."""
+    if isinstance(values, np.ndarray):
+        return pb_utils.Tensor(name, values)
+    return pb_utils.Tensor.from_dlpack(name, values)
 
 
 def request_parameters(request: Any) -> dict[str, Any]:
