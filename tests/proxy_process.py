@@ -96,8 +96,16 @@ class ProxyProcess:
         return self._work / "nginx.log"
 
     def reload(self) -> None:
-        """Have it read its configuration again, as ``nginx -s reload`` does."""
+        """Have it read its configuration again, and wait until no call goes by the old one."""
+        old = self._workers()
         self._process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 80  # more than calls under way are given
+        while old & self._workers():
+            assert time.monotonic() < deadline, self.log_path.read_text()
+            time.sleep(0.05)
+
+    def _workers(self) -> set[str]:
+        return set(Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split())
 
     def _listens(self) -> bool:
         for port in (self.http_port, self.grpc_port, self.health_port):

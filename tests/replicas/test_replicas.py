@@ -90,7 +90,7 @@ def test_a_server_is_drained_and_replaced_under_load_and_no_client_sees_an_error
         requests.wait_for(5)
         proxy.point_at([stays, new])
         proxy.reload()
-        requests.wait_for(5)  # the chart's preStop pause: what was on its way to the old server has come there
+        requests.wait_for(5)
         old.send_signal(signal.SIGTERM)
         requests.wait_for(10)
         assert old.wait() == 0
