@@ -106,7 +106,7 @@ def _write_canary(folder: Path, name: str, serving: Serving) -> None:
 def _replace_by_plans(repository: Path, names: Names, serving: Serving) -> None:
     search = repository / names.beam_search / "1"
     graphs = {
-        repository / names.encoder / "1" / ENCODER: serving.max_batch_size,
+        repository / names.encoder / "1" / ENCODER: serving.encoder_batch,
         search / CROSS: serving.max_captions,
         search / STEP: serving.max_captions,
     }

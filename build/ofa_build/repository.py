@@ -37,7 +37,8 @@ class Serving:
         device: ``cpu``, ``gpu``, or ``host``: as on a GPU, without one, for tests.
         states_on_gpu: whether the encoder's states reach the search without leaving the GPU.
         threads: of each CPU engine; 0 takes all cores.
-        max_batch_size: images of one encoder run, and of one request.
+        max_batch_size: images of one request.
+        encoder_batch: images of one encoder run. On a CPU more gain nothing, and make memory and waiting grow.
         preprocess_instances: processes that decode images.
         max_in_flight: images that are taken at a time; one more is OVERLOADED.
         max_in_flight_bytes: bytes of their files.
@@ -53,6 +54,7 @@ class Serving:
     states_on_gpu: bool = False
     threads: int = 0
     max_batch_size: int = 16
+    encoder_batch: int = 4
     preprocess_instances: int = 2
     max_in_flight: int = 64
     max_in_flight_bytes: int = 256 * 2**20
@@ -76,6 +78,7 @@ class Serving:
             precision,
             device,
             max_batch_size=64,
+            encoder_batch=64,
             preprocess_instances=8,
             max_in_flight=256,
             max_in_flight_bytes=2**30,
@@ -142,7 +145,7 @@ def _entry(names: Names, defaults: GenerationConfig, serving: Serving) -> pb.Mod
     config.output.add(name=Tensor.TOKEN_LOGPROBS, data_type=pb.TYPE_FP32, dims=[-1, -1])
     config.output.add(name=Tensor.TIMING, data_type=pb.TYPE_FP32, dims=[len(STAGES)])
     _set(config, asdict(defaults))
-    limits = ("max_in_flight", "max_in_flight_bytes", "max_running", "max_seconds")
+    limits = ("encoder_batch", "max_in_flight", "max_in_flight_bytes", "max_running", "max_seconds")
     _set(config, {limit: getattr(serving, limit) for limit in limits})
     _set(config, {STATES_ON_GPU: 1} if serving.states_on_gpu else {})
     return config
@@ -162,6 +165,7 @@ def _encoder(names: Names, shape: Shape, serving: Serving) -> pb.ModelConfig:
     native = serving.engine == "onnxruntime" and serving.device == "cpu"
     backend = serving.engine if native else "python"
     config = _model(names.encoder, backend, serving, gpu=serving.gpu)
+    config.max_batch_size = serving.encoder_batch
     pixels = [shape.image_size, shape.image_size, 3]
     config.input.add(name=Tensor.PIXELS, data_type=pb.TYPE_UINT8, dims=pixels)
     config.output.add(name=Tensor.HIDDEN, data_type=_hidden(serving), dims=[shape.source_length, shape.d_model])

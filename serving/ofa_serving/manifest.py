@@ -19,8 +19,8 @@ from typing import Any, Self
 
 from ofa_serving.host import Gpu, installed_version, visible_gpu
 
-SCHEMA = 1
-"""Raised whenever a field is added, dropped or changes its meaning."""
+SCHEMA = 2
+"""Raised whenever a field is added, dropped or changes its meaning, here or in the models' configurations."""
 
 FILE_NAME = "manifest.json"
 

@@ -61,19 +61,19 @@ def test_no_manifest_means_not_built(tmp_path):
         Manifest.read(tmp_path / "manifest.json")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '"schema"', '{"schema": 1}', '{"schema": 1, "checkpoint": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", '"schema"', '{"schema": 2}', '{"schema": 2, "checkpoint": 3}'])
 def test_a_damaged_manifest_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ManifestError, match="again"):
         Manifest.read(tmp_path / "manifest.json")
 
 
-@pytest.mark.parametrize("schema", [0, 2, None])
+@pytest.mark.parametrize("schema", [0, 1, 3, None])
 def test_another_schema_is_refused_by_number(tmp_path, schema):
     built(tmp_path).write(tmp_path / "manifest.json")
     document = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(document | {"schema": schema}))
-    with pytest.raises(ManifestError, match=f"has schema {schema}, this server reads 1"):
+    with pytest.raises(ManifestError, match=f"has schema {schema}, this server reads 2"):
         Manifest.read(tmp_path / "manifest.json")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -44,7 +44,7 @@ class EntryModel:
         self._states_on_gpu = settings.has(STATES_ON_GPU)
         defaults = {name: settings.text(name) for name in asdict(GenerationConfig())}
         self._defaults = GenerationConfig.from_request(defaults, GenerationConfig())
-        self._max_seconds = settings.integer("max_seconds")
+        self._max_seconds, self._encoder_batch = settings.integer("max_seconds"), settings.integer("encoder_batch")
         max_in_flight = settings.integer("max_in_flight")
         in_flight = Gauge(IN_FLIGHT_METRIC, "Requests that are being answered", settings.name)
         self._admission = Admission(max_in_flight, settings.integer("max_in_flight_bytes"), in_flight.set)
@@ -126,7 +126,7 @@ class EntryModel:
         call, stages = flight.call, _Stages(flight, self._spans, self._key)
         in_line_ms = (time.monotonic() - call.arrived) * 1e3
         pixels, decoding = stages.call(self._names.preprocess, call.image, [Tensor.PIXELS, Tensor.PREPROCESS_MS])
-        (hidden,) = stages.call(self._names.encoder, pixels, [Tensor.HIDDEN], on_gpu=self._states_on_gpu)
+        hidden = self._encode(stages, pixels, call.load.images)
         results = [name for name in call.outputs if name != Tensor.TIMING] + [Tensor.SEARCH_MS]
         parameters = {name: _decimal(value) for name, value in asdict(call.settings).items()}
         parameters[SLOT_PARAMETER] = flight.slot
@@ -138,13 +138,23 @@ class EntryModel:
             tensors.append(pb_utils.Tensor(Tensor.TIMING, timing))
         return pb_utils.InferenceResponse(tensors)
 
+    def _encode(self, stages: _Stages, pixels: Any, images: int) -> Any:
+        """Many images in as many runs as it takes: those of other requests come in between."""
+        model, size = self._names.encoder, self._encoder_batch
+        if images <= size:
+            return stages.call(model, pixels, [Tensor.HIDDEN], on_gpu=self._states_on_gpu)[0]
+        every = pixels.as_numpy()
+        parts = [pb_utils.Tensor(Tensor.PIXELS, every[start : start + size]) for start in range(0, images, size)]
+        hidden = [stages.call(model, part, [Tensor.HIDDEN])[0].as_numpy() for part in parts]
+        return pb_utils.Tensor(Tensor.HIDDEN, np.concatenate(hidden))
+
 
 class _Stages:
     """Calls the stages of one request in turn, as long as somebody waits for it, and times them."""
 
     def __init__(self, flight: Flight, spans: Spans, key: StageKey) -> None:
         self._flight, self._spans, self._key = flight, spans, key
-        self.elapsed_ms: list[float] = []
+        self.elapsed_ms: Counter[str] = Counter()  # by model
 
     def call(
         self,
@@ -174,7 +184,7 @@ class _Stages:
             ).exec()
             if response.has_error():
                 raise_refusal(response.error().message(), model)
-        self.elapsed_ms.append((time.monotonic() - started) * 1e3)
+        self.elapsed_ms[model] += (time.monotonic() - started) * 1e3
         return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
 
 
@@ -184,7 +194,7 @@ def _first_gpu() -> Any:
 
 def _timing(in_line_ms: float, stages: _Stages, decoding: np.ndarray, searching: np.ndarray) -> np.ndarray:
     """``timing_ms`` FP32 [b, k] in the order of ``contract.STAGES``; what a call took beyond its work was waiting."""
-    preprocess, encode, _ = stages.elapsed_ms
+    preprocess, encode, _ = stages.elapsed_ms.values()
     waited = np.full_like(decoding, in_line_ms + max(preprocess - float(decoding.max()), 0))
     return np.hstack([waited, decoding, np.full_like(decoding, encode), searching])
 
