@@ -1,4 +1,4 @@
-"""How often a failing server is started again, and how soon: at once at first, then less and less eagerly."""
+"""How often a failing server is started again, and how soon: at once, unless it hardly served since the last time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from ofa_serving.launcher.errors import LaunchError
 WINDOW = 600
 """Seconds after which a restart is forgotten."""
 
+STEADY = 10
+"""Seconds of service after which a failure is a new one, not the last one again."""
+
 LONGEST_DELAY = 30
 
 
@@ -20,7 +23,13 @@ class Restarts:
         """None yet; more than ``most`` within :data:`WINDOW` seconds are a crash loop."""
         self._most = most
         self._recent: deque[float] = deque()
+        self._in_a_row = 0
+        self._serving_since: float | None = None
         self.total = 0
+
+    def serving(self) -> None:
+        """Take note that the server serves from now on."""
+        self._serving_since = time.monotonic()
 
     def next(self, reason: str) -> float:
         """Count one more restart.
@@ -42,7 +51,11 @@ class Restarts:
             raise LaunchError(reason)
         if len(self._recent) == self._most:
             raise LaunchError(f"the server failed {self._most + 1} times within {WINDOW} s, the last time so: {reason}")
-        delay = min(2 ** (len(self._recent) - 1), LONGEST_DELAY) if self._recent else 0
+        if self._serving_since is not None and now - self._serving_since >= STEADY:
+            self._in_a_row = 0
+        self._serving_since = None
+        delay = min(2 ** (self._in_a_row - 1), LONGEST_DELAY) if self._in_a_row else 0
+        self._in_a_row += 1
         self._recent.append(now)
         self.total += 1
         return delay

@@ -100,6 +100,7 @@ class Supervisor:
     def _announce(self) -> None:
         """Say that it is ready: a line for people, and one on standard output for programs."""
         self._served = True
+        self._restarts.serving()
         endpoints = self._plan.endpoints
         names = ",".join(artifact.name for artifact in self._plan.artifacts)
         logger.info("ready: every known image has its caption")
