@@ -1,12 +1,13 @@
-"""Beam search over one caption, rule for rule as ModelScope's generator runs it.
+"""Beam search, rule for rule as ModelScope's generator runs it.
 
 The search holds no vocabulary: an engine hands it the best candidates of each beam with their log-probabilities, as
-many as :attr:`BeamSearch.candidates` asks for, and those of the end of sentence and the unknown token. That is enough
+many as :attr:`BeamSearches.candidates` asks for, and those of the end of sentence and the unknown token. That is enough
 to apply every rule exactly, because a rule can only remove tokens that the search can count beforehand.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,113 +57,210 @@ class Candidates:
         return Candidates(self.ids[caption], self.logprobs[caption], self.eos[caption], self.unk[caption])
 
 
-class BeamSearch:
-    """The state of one caption's search; :meth:`advance` takes it one token further."""
+class BeamSearches:
+    """The searches of C captions with one beam size K, each at its own position, in the order of an engine's batch.
 
-    def __init__(self, settings: GenerationConfig, special: SpecialTokens) -> None:
-        beams, length = settings.beam_size, settings.max_length
-        self.settings = settings
-        self.step = 0
-        self.ancestors = np.full((beams, length + 1), -1, np.int64)
-        """[K, max_length + 1]: the beam whose cache holds position t of beam k; -1 where there is none yet."""
-        self._special = special
-        self._tokens = np.full((beams, length + 2), special.pad, np.int64)
-        self._tokens[:, 0] = special.bos
-        self._scores = np.zeros((beams, length + 1), np.float32)  # cumulative
-        self._finished: list[Hypothesis] = []
-        self._blocked = self._repeats()
-        self._rows = np.arange(beams)
-        self.ancestors[:, 0] = self._rows
+    :meth:`advance` takes all of them one token further at once: a rule costs the same few operations however many
+    captions there are.
+    """
+
+    def __init__(self, beam_size: int, special: SpecialTokens) -> None:
+        self._beams, self._special = beam_size, special
+        self._rows = np.arange(beam_size)
+        self._finished: list[list[Hypothesis]] = []
+        self.steps = np.zeros(0, np.int64)
+        """INT64 [C], the position of each caption's tokens."""
+        # By caption, beam and position; the cumulative log-probability stands at the position that led to it.
+        self._tokens = np.zeros((0, beam_size, 0), np.int64)
+        self._ancestors = np.zeros((0, beam_size, 0), np.int64)
+        self._scores = np.zeros((0, beam_size, 0), np.float32)
+        self._totals = np.zeros((0, beam_size), np.float32)
+        self._set([])
 
     @property
     def tokens(self) -> np.ndarray:
-        """The tokens [K] to feed at position :attr:`step`."""
-        return self._tokens[:, self.step]
+        """The tokens INT64 [C, K] to feed at :attr:`steps`."""
+        return self._tokens[self._each, self._rows, self.steps[:, None]]
+
+    @property
+    def ancestors(self) -> np.ndarray:
+        """INT64 [C, K, P]: the beam whose cache holds position t of beam k; -1 where there is none yet."""
+        return self._ancestors
+
+    @property
+    def reach(self) -> int:
+        """The positions that any caption has, P."""
+        return int(self.steps.max(initial=-1)) + 1
 
     @property
     def candidates(self) -> int:
         """How many candidates a beam must offer: the search takes 2K, the rules may remove the rest."""
-        blocked = max(map(len, self._blocked)) if self._blocked else 0
-        return 2 * self.settings.beam_size + blocked + 3  # pad, eos and unk
+        return 2 * self._beams + max(map(len, self._blocked.values()), default=0) + 3  # pad, eos and unk
+
+    def hypotheses(self, caption: int) -> list[Hypothesis]:
+        """What has finished, best first."""
+        return sorted(self._finished[caption], key=lambda hypothesis: -hypothesis.score)
+
+    def join(self, settings: Sequence[GenerationConfig]) -> None:
+        """Appends captions."""
+        more, everybody = len(settings), [*self._settings, *settings]
+        self._finished += [[] for _ in settings]
+        self._extend(more, max(setting.max_length for setting in everybody) + 2)
+        self._tokens[-more:, :, 0] = self._special.bos
+        self._ancestors[-more:, :, 0] = self._rows
+        self.steps = np.append(self.steps, np.zeros(more, np.int64))
+        self._totals = np.append(self._totals, np.zeros((more, self._beams), np.float32), axis=0)
+        self._set(everybody)
+
+    def keep(self, captions: Sequence[int]) -> None:
+        """Leaves only these captions; the i-th one named becomes caption i."""
+        self._finished = [self._finished[caption] for caption in captions]
+        chosen = np.asarray(captions, np.int64)
+        for name in ("steps", "_tokens", "_ancestors", "_scores", "_totals"):
+            setattr(self, name, getattr(self, name)[chosen])
+        self._set([self._settings[caption] for caption in captions])
+
+    def advance(self, candidates: Candidates) -> np.ndarray:
+        """Chooses the next tokens among the captions' candidates [C, K, M].
+
+        Returns:
+            BOOL [C], whose search has ended; their :meth:`hypotheses` hold the result.
+        """
+        parents, tokens, scores = self._best(candidates)
+        ended = self.steps == self._max_length
+        ends = (tokens == self._special.eos) & (scores > NEVER)
+        if ends.any():  # one further down is dropped, not finished
+            for caption, rank in zip(*np.nonzero(ends[:, : self._beams]), strict=True):
+                if len(self._finished[caption]) < self._beams:
+                    self._finish(caption, parents[caption, rank], scores[caption, rank])
+            ended |= [len(finished) == self._beams for finished in self._finished]
+        kept = np.argsort(ends, axis=1, kind="stable")[:, : self._beams]
+        going = np.flatnonzero(~ended)[:, None]
+        self._continue(going, *(best[going, kept[going[:, 0]]] for best in (parents, tokens, scores)))
+        return ended
+
+    def _set(self, settings: list[GenerationConfig]) -> None:
+        """Takes note of every caption's settings, as arrays [C]."""
+        self._settings, self._each = settings, np.arange(len(settings))[:, None]
+        self.temperature = np.array([setting.temperature for setting in settings], np.float32)
+        self._max_length = np.array([setting.max_length for setting in settings], np.int64)
+        self._min_length = np.array([setting.min_length for setting in settings], np.int64)
+        self._unk_penalty = np.array([setting.unk_penalty for setting in settings], np.float32)[:, None]
+        sizes = np.array([setting.no_repeat_ngram_size for setting in settings], np.int64)
+        self._ngrams = {size: np.flatnonzero(sizes == size) for size in set(sizes.tolist()) - {0}}
+        self._blocked = self._repeats()
+
+    def _extend(self, captions: int, length: int) -> None:
+        """Makes room for so many more captions, and for this many positions of each."""
+        grown = ((0, captions), (0, 0), (0, max(length - self._tokens.shape[2], 0)))
+        self._tokens = np.pad(self._tokens, grown, constant_values=self._special.pad)
+        self._ancestors = np.pad(self._ancestors, grown, constant_values=-1)
+        self._scores = np.pad(self._scores, grown)
+
+    def _best(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Parent beam, token and cumulative score [C, 2K] of the best continuations, best first."""
+        ids, scores = self._allowed(candidates)
+        scores += self._totals[:, :, None]
+        captions, beams, count = ids.shape
+        ids, scores = ids.reshape(captions, -1), scores.reshape(captions, -1)
+        # Sums of float32 log-probabilities do tie exactly. The reference leaves the order of ties to an unstable sort;
+        # here it is the higher beam and token first, so that a result never depends on how an engine lists candidates.
+        keys = np.empty((4, *ids.shape))
+        keys[0], keys[1], keys[2] = ids, np.repeat(self._rows, count), scores
+        keys[3] = (keys[1] == 0) | (self.steps > 0)[:, None]  # at first all beams are equal, and one stands for all
+        best = np.lexsort(-keys)[:, : 2 * beams]
+        return best // count, ids[self._each, best], scores[self._each, best]
+
+    def _allowed(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+        """The candidates, the end of sentence and the unknown token [C, K, M + 2], with NEVER for what rules forbid."""
+        special, (captions, beams, count) = self._special, candidates.ids.shape
+        ids = np.empty((captions, beams, count + 2), np.int64)
+        ids[:, :, :count], ids[:, :, count], ids[:, :, count + 1] = candidates.ids, special.eos, special.unk
+        scores = np.empty(ids.shape, np.float32)
+        named = (candidates.ids == special.eos) | (candidates.ids == special.pad) | (candidates.ids == special.unk)
+        closed = (self.steps == self._max_length)[:, None]
+        early = (self.steps < self._min_length)[:, None]
+        scores[:, :, :count] = np.where(named | closed[:, None], NEVER, candidates.logprobs)
+        scores[:, :, count] = np.where(early, NEVER, candidates.eos)
+        scores[:, :, count + 1] = np.where(closed, NEVER, candidates.unk - self._unk_penalty)
+        for (caption, row), blocked in self._blocked.items():
+            scores[caption, row, (ids[caption, row, :, None] == blocked).any(-1)] = NEVER
+        scores[np.isnan(scores)] = NEVER
+        return ids, scores
+
+    def _finish(self, caption: int, parent: int, score: np.float32) -> None:
+        step = self.steps[caption]
+        tokens = np.append(self._tokens[caption, parent, 1 : step + 1], self._special.eos).astype(np.int32)
+        cumulative = np.append(self._scores[caption, parent, :step], score)
+        normaliser = np.float32((step + 1) ** self._settings[caption].length_penalty)
+        logprobs = np.diff(cumulative, prepend=np.float32(0))
+        self._finished[caption].append(Hypothesis(tokens, logprobs, float(score / normaliser)))
+
+    def _continue(self, going: np.ndarray, parents: np.ndarray, tokens: np.ndarray, scores: np.ndarray) -> None:
+        """Takes captions [G, 1] further, by tokens and scores [G, K] after beams [G, K]."""
+        captions, steps = going[:, 0], self.steps[going]
+        for past in (self._tokens, self._scores, self._ancestors):
+            past[captions] = past[going, parents]
+        self._tokens[going, self._rows, steps + 1] = tokens
+        self._ancestors[going, self._rows, steps + 1] = self._rows
+        self._scores[going, self._rows, steps] = self._totals[captions] = scores
+        self.steps[captions] += 1
+        self._blocked = self._repeats()
+
+    def _repeats(self) -> dict[tuple[int, int], np.ndarray]:
+        """For captions' beams, the tokens that would repeat an n-gram (the start token counts as one)."""
+        blocked = {}
+        for size, captions in self._ngrams.items():
+            windows = self.steps[captions, None] + 2 - size  # n-grams so far
+            most = int(windows.max())
+            if most < 1:
+                continue
+            tokens = self._tokens[captions]
+            # A token would repeat an n-gram if the n - 1 before it are the last n - 1.
+            repeated = np.empty((*tokens.shape[:2], most), bool)
+            repeated[:] = (np.arange(most) < windows)[:, None]
+            for place in range(size - 1):
+                last = self._tokens[captions[:, None], self._rows, np.maximum(windows + place, 0)]
+                repeated &= tokens[:, :, place : place + most] == last[:, :, None]
+            for which, row in zip(*np.nonzero(repeated.any(-1)), strict=True):
+                followers = tokens[which, row, size - 1 : size - 1 + most]
+                blocked[captions[which], row] = followers[repeated[which, row]]
+        return blocked
+
+
+class BeamSearch:
+    """The search of one caption alone."""
+
+    def __init__(self, settings: GenerationConfig, special: SpecialTokens) -> None:
+        self._searches = BeamSearches(settings.beam_size, special)
+        self._searches.join([settings])
+
+    @property
+    def step(self) -> int:
+        """The position of :attr:`tokens`."""
+        return int(self._searches.steps[0])
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """The tokens INT64 [K] to feed."""
+        return self._searches.tokens[0]
+
+    @property
+    def ancestors(self) -> np.ndarray:
+        """INT64 [K, max_length + 1], see :attr:`BeamSearches.ancestors`."""
+        return self._searches.ancestors[0, :, :-1]
+
+    @property
+    def candidates(self) -> int:
+        """See :attr:`BeamSearches.candidates`."""
+        return self._searches.candidates
 
     @property
     def hypotheses(self) -> list[Hypothesis]:
         """What has finished, best first."""
-        return sorted(self._finished, key=lambda hypothesis: -hypothesis.score)
+        return self._searches.hypotheses(0)
 
     def advance(self, candidates: Candidates) -> bool:
-        """Chooses the next tokens among a caption's candidates [K, M].
-
-        Returns:
-            Whether the search has ended, after which :attr:`hypotheses` holds its result.
-        """
-        parents, tokens, scores = self._best(candidates)
-        ends = (tokens == self._special.eos) & (scores > NEVER)
-        beams = self.settings.beam_size
-        for rank in np.flatnonzero(ends[:beams]):  # an end further down is dropped, not finished
-            if len(self._finished) < beams:
-                self._finish(parents[rank], scores[rank])
-        if len(self._finished) == beams or self.step == self.settings.max_length:
-            return True
-        kept = np.flatnonzero(~ends)[:beams]
-        self._continue(parents[kept], tokens[kept], scores[kept])
-        return False
-
-    def _best(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Parent beam, token and cumulative score of the best 2K continuations, best first."""
-        special, count = self._special, candidates.ids.shape[1]
-        ids = np.empty((len(candidates.ids), count + 2), np.int64)
-        ids[:, :count], ids[:, count], ids[:, count + 1] = candidates.ids, special.eos, special.unk
-        scores = np.full(ids.shape, NEVER)
-        if self.step < self.settings.max_length:
-            named = (candidates.ids == special.eos) | (candidates.ids == special.pad) | (candidates.ids == special.unk)
-            scores[:, :count] = np.where(named, NEVER, candidates.logprobs)
-            scores[:, count + 1] = candidates.unk - np.float32(self.settings.unk_penalty)
-        if self.step >= self.settings.min_length:
-            scores[:, count] = candidates.eos
-        for row, blocked in enumerate(self._blocked):
-            if len(blocked):
-                scores[row, np.isin(ids[row], blocked)] = NEVER
-        scores[np.isnan(scores)] = NEVER
-        if self.step == 0:
-            scores, ids = scores[:1], ids[:1]  # all beams are still equal
-        else:
-            scores += self._scores[:, self.step - 1 : self.step]
-        # Sums of float32 log-probabilities do tie exactly. The reference leaves the order of ties to an unstable sort;
-        # here it is the higher beam and token first, so that a result never depends on how an engine lists candidates.
-        rows = np.repeat(self._rows[: len(ids)], ids.shape[1])
-        ids, scores = ids.ravel(), scores.ravel()
-        best = np.lexsort((-ids, -rows, -scores))[: 2 * self.settings.beam_size]
-        return rows[best], ids[best], scores[best]
-
-    def _finish(self, parent: int, score: np.float32) -> None:
-        tokens = np.append(self._tokens[parent, 1 : self.step + 1], self._special.eos).astype(np.int32)
-        cumulative = np.append(self._scores[parent, : self.step], score)
-        normaliser = np.float32((self.step + 1) ** self.settings.length_penalty)
-        logprobs = np.diff(cumulative, prepend=np.float32(0))
-        self._finished.append(Hypothesis(tokens, logprobs, float(score / normaliser)))
-
-    def _continue(self, parents: np.ndarray, tokens: np.ndarray, scores: np.ndarray) -> None:
-        step = self.step
-        self._tokens[:, : step + 1] = self._tokens[parents, : step + 1]
-        self._tokens[:, step + 1] = tokens
-        self._scores[:, :step] = self._scores[parents, :step]
-        self._scores[:, step] = scores
-        self.ancestors[:, : step + 1] = self.ancestors[parents, : step + 1]
-        self.ancestors[:, step + 1] = self._rows
-        self.step = step + 1
-        self._blocked = self._repeats()
-
-    def _repeats(self) -> list[np.ndarray]:
-        """For each beam, the tokens that would repeat one of its n-grams (the start token counts as one)."""
-        size, length = self.settings.no_repeat_ngram_size, self.step + 1
-        if size == 0 or length < size:
-            return []
-        tokens = self._tokens[:, :length]
-        if size == 1:
-            return list(tokens)
-        windows = np.lib.stride_tricks.sliding_window_view(tokens, size, axis=1)  # [K, length - size + 1, size]
-        repeated = (windows[:, :, :-1] == tokens[:, None, length - size + 1 :]).all(-1)
-        if not repeated.any():
-            return []
-        return [row[mask, -1] for row, mask in zip(windows, repeated, strict=True)]
+        """Chooses the next tokens among candidates [K, M], and says whether the search has ended."""
+        one = (values[None] for values in (candidates.ids, candidates.logprobs, candidates.eos, candidates.unk))
+        return bool(self._searches.advance(Candidates(*one))[0])

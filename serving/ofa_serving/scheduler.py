@@ -10,9 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from .beam_search import BeamSearch, Hypothesis, SpecialTokens
+from .beam_search import BeamSearches, Hypothesis, SpecialTokens
 from .contract import CaptionError, Code
 from .engines.base import DecoderBatch, DecoderEngine
 from .engines.device import Array
@@ -49,7 +47,6 @@ class Job:
     cancelled: Callable[[], bool] = lambda: False
     arrived: float = field(default_factory=time.monotonic)
     started: float = 0.0
-    search: BeamSearch | None = None
 
     def lapse(self, now: float) -> CaptionError | None:
         """Why the search need not go on at ``now``, if that is so."""
@@ -174,13 +171,13 @@ class Scheduler:
             room -= 1
         for beam_size, jobs in joining.items():
             group = self._group(beam_size)
-            self._guarded(group, jobs, lambda group=group, jobs=jobs: group.join(jobs, self._special))
+            self._guarded(group, jobs, lambda group=group, jobs=jobs: group.join(jobs))
 
     def _group(self, beam_size: int) -> _Group:
         """The batch of a beam size. Empty ones of other sizes are dropped, and their caches with them."""
         if beam_size not in self._groups:
             self._groups = {size: group for size, group in self._groups.items() if group.jobs}
-            self._groups[beam_size] = _Group(self._engine.open(beam_size))
+            self._groups[beam_size] = _Group(self._engine.open(beam_size), BeamSearches(beam_size, self._special))
         return self._groups[beam_size]
 
     def _guarded(self, group: _Group, joining: list[Job], action: Callable[[], None]) -> None:
@@ -203,34 +200,32 @@ class Scheduler:
 class _Group:
     """The captions of one beam size that are searched together, in the order of the engine's batch."""
 
-    def __init__(self, batch: DecoderBatch) -> None:
+    def __init__(self, batch: DecoderBatch, searches: BeamSearches) -> None:
         self.jobs: list[Job] = []
-        self._batch = batch
+        self._batch, self._searches = batch, searches
 
-    def join(self, jobs: list[Job], special: SpecialTokens) -> None:
+    def join(self, jobs: list[Job]) -> None:
         """Adds captions, which start at position 0 whatever the others are at."""
         self._batch.join([job.hidden for job in jobs])
-        for job in jobs:
-            job.search = BeamSearch(job.settings, special)
+        self._searches.join([job.settings for job in jobs])
         self.jobs += jobs
 
     def step(self) -> None:
         """Takes every caption one token further and lets go of those that are done or late."""
         if not self.jobs:
             return
-        searches = [job.search for job in self.jobs]
-        reach = max(search.step for search in searches) + 1
-        ancestors = np.stack([_columns(search.ancestors, reach) for search in searches])
+        searches = self._searches
         candidates = self._batch.step(
-            np.stack([search.tokens for search in searches]),
-            np.array([search.step for search in searches]),
-            ancestors,
-            np.array([search.settings.temperature for search in searches], np.float32),
-            max(search.candidates for search in searches),
+            searches.tokens,
+            searches.steps,
+            searches.ancestors[:, :, : searches.reach],
+            searches.temperature,
+            searches.candidates,
         )
-        ended = [search.advance(candidates.of(index)) for index, search in enumerate(searches)]
-        now = time.monotonic()
-        answers = [_result(job, now) if done else job.lapse(now) for job, done in zip(self.jobs, ended, strict=True)]
+        ended, now = searches.advance(candidates).tolist(), time.monotonic()
+        answers = [
+            self._result(index, now) if done else self.jobs[index].lapse(now) for index, done in enumerate(ended)
+        ]
         leaving = [index for index, answer in enumerate(answers) if answer is not None]
         if leaving:
             left = [(self.jobs[index], answers[index]) for index in leaving]
@@ -238,20 +233,15 @@ class _Group:
             for job, answer in left:
                 job.answer(answer)
 
+    def _result(self, index: int, now: float) -> SearchResult:
+        job, hypotheses = self.jobs[index], self._searches.hypotheses(index)
+        return SearchResult(hypotheses, (job.started - job.arrived) * 1e3, (now - job.started) * 1e3)
+
     def _remove(self, leaving: list[int]) -> None:
         """Fills each gap with a caption from the end, so that few caches move."""
         gone, size = set(leaving), len(self.jobs) - len(leaving)
         tail = [index for index in range(size, len(self.jobs)) if index not in gone]
         keep = [index if index not in gone else tail.pop() for index in range(size)]
         self._batch.keep(keep)
+        self._searches.keep(keep)
         self.jobs = [self.jobs[index] for index in keep]
-
-
-def _columns(ancestors: np.ndarray, reach: int) -> np.ndarray:
-    """The first ``reach`` columns, padded with -1 for a caption whose own limit is nearer."""
-    missing = reach - ancestors.shape[1]
-    return ancestors[:, :reach] if missing <= 0 else np.pad(ancestors, ((0, 0), (0, missing)), constant_values=-1)
-
-
-def _result(job: Job, now: float) -> SearchResult:
-    return SearchResult(job.search.hypotheses, (job.started - job.arrived) * 1e3, (now - job.started) * 1e3)

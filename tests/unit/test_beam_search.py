@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ofa_serving.beam_search import BeamSearch, Candidates, SpecialTokens
+from ofa_serving.beam_search import BeamSearch, BeamSearches, Candidates, SpecialTokens
 from ofa_serving.generation import GenerationConfig
 
 BOS, PAD, EOS, UNK, A, B, C, D = range(8)
@@ -132,3 +132,52 @@ def test_as_many_candidates_as_the_rules_may_remove_and_two_a_beam_more():
     for token in (A, B, A, C, A):
         one.advance(candidates({token: -1}))
     assert one.candidates == 2 + 2 + 3  # B and C have followed A
+
+
+MIXED = [
+    {},
+    {"max_length": 9},
+    {"max_length": 12, "min_length": 6},
+    {"max_length": 7, "no_repeat_ngram_size": 1},
+    {"max_length": 10, "no_repeat_ngram_size": 2},
+    {"max_length": 10, "no_repeat_ngram_size": 3, "length_penalty": 2.0},
+    {"max_length": 8, "unk_penalty": 3.0, "no_repeat_ngram_size": 2},
+]
+
+
+def test_captions_searched_together_find_what_each_finds_alone():
+    """They join at different times, and the gaps of those that have ended are filled from behind."""
+    settings = [GenerationConfig(**{"beam_size": 3, "max_length": 5, **mixed}) for mixed in MIXED]
+    said = [np.random.default_rng(number) for number in range(len(settings))]
+    table = [[random.normal(-3, 2, (3, 8)).astype(np.float32) for _ in range(13)] for random in said]
+
+    def offered(number, step):
+        scores = table[number][step]
+        ids = np.argsort(-scores, axis=1, kind="stable")
+        return Candidates(ids, np.take_along_axis(scores, ids, 1), scores[:, EOS], scores[:, UNK])
+
+    alone = []
+    for number, setting in enumerate(settings):
+        one = BeamSearch(setting, SpecialTokens())
+        while not one.advance(offered(number, one.step)):
+            pass
+        alone.append(one.hypotheses)
+
+    searches, running, waiting, together = BeamSearches(3, SpecialTokens()), [], list(range(len(settings))), {}
+    while running or waiting:
+        joining, waiting = waiting[:2], waiting[2:]
+        if joining:
+            searches.join([settings[number] for number in joining])
+            running += joining
+        parts = [offered(number, step) for number, step in zip(running, searches.steps.tolist(), strict=True)]
+        names = ("ids", "logprobs", "eos", "unk")
+        ended = searches.advance(Candidates(*(np.stack([getattr(part, name) for part in parts]) for name in names)))
+        together |= {running[index]: searches.hypotheses(index) for index in np.flatnonzero(ended)}
+        left = np.flatnonzero(~ended).tolist()[::-1]
+        searches.keep(left)
+        running = [running[index] for index in left]
+
+    for number, wanted in enumerate(alone):
+        assert wanted, "a search that finds nothing shows nothing"
+        assert [found.tokens.tolist() for found in together[number]] == [found.tokens.tolist() for found in wanted]
+        assert [found.score for found in together[number]] == [found.score for found in wanted]

@@ -74,7 +74,8 @@ class OpenVinoEngine(GraphEngine):
     def run_cross(self, hidden: np.ndarray) -> dict[str, np.ndarray]:
         """See :meth:`GraphEngine.run_cross`."""
         outputs = {name: np.empty((len(hidden), *shape), self.dtype) for name, shape in self.cross_shapes.items()}
-        self._cross.set_tensor("hidden", _tensor(np.ascontiguousarray(hidden)))
+        hidden = np.ascontiguousarray(hidden)
+        self._cross.set_tensor("hidden", _tensor(hidden))
         for name, values in outputs.items():
             self._cross.set_tensor(name, _tensor(values))
         self._cross.infer()
@@ -84,8 +85,9 @@ class OpenVinoEngine(GraphEngine):
         self, inputs: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
     ) -> Candidates:
         """See :meth:`GraphEngine.run_step`."""
-        for name, values in (*inputs.items(), *state.items()):
-            self._step.set_tensor(name, _tensor(np.ascontiguousarray(values)))
+        given = {name: np.ascontiguousarray(values) for name, values in (*inputs.items(), *state.items())}
+        for name, values in given.items():  # a tensor does not keep its array alive
+            self._step.set_tensor(name, _tensor(values))
         for name, values in new.items():
             self._step.set_tensor(f"new_{name}", _tensor(values))
         self._step.infer()
