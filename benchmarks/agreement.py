@@ -34,7 +34,7 @@ def main() -> None:
     sampler, art = SceneSampler(Split.UNSEEN, SEED, TRAINING_STYLES), Art.load(TRAINING_STYLES)
     files = [scene_file(sampler, number, art) for number in range(flags.scenes)]
     references = {str(number): [sampler(number).caption] for number in range(flags.scenes)}
-    captions = {contender: _captions(contender, files, flags.work) for contender in flags.contenders}
+    captions = {contender: _captions(contender, files, flags.work, flags.device) for contender in flags.contenders}
     first = captions[flags.contenders[0]]
     results = {
         "command": " ".join(["python -m benchmarks.agreement", *sys.argv[1:]]),
@@ -59,17 +59,19 @@ def main() -> None:
 def _flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--contenders", nargs="+", default=["onnxruntime:fp32", "openvino:bf16"])
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="fp16 runs as on a GPU, if without one")
     parser.add_argument("--scenes", type=int, default=2000)
     parser.add_argument("--work", type=Path, default=Path(".cache/agreement"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/agreement.json"))
     return parser.parse_args()
 
 
-def _captions(contender: str, files: list[bytes], work: Path) -> list[str]:
+def _captions(contender: str, files: list[bytes], work: Path, device: str) -> list[str]:
     engine, precision = contender.split(":")
-    name = f"agreement_{engine}_{precision}"
+    device = "host" if precision == "fp16" and device == "cpu" else device
+    name = f"agreement_{device}_{engine}_{precision}"
     if not (work / name).exists():
-        serving = Serving.on("cpu", engine, precision)
+        serving = Serving.on(device, engine, precision)
         build_artifact(load_checkpoint(str(CHECKPOINT)), CHECKPOINT.name, name, work, serving)
     with LocalCaptioner(work / name / "model_repository", name) as captioner:
         parts = (captioner.captions(files[first : first + CHUNK]) for first in range(0, len(files), CHUNK))

@@ -6,17 +6,30 @@ import time
 
 import torch
 
-SIDE = 2048
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"cpu": ("fp32", "bf16"), "gpu": ("fp32", "fp16"), "host": ("fp32", "bf16")}
+"""Those measured on each device."""
+
+SIDES = {"cpu": 2048, "gpu": 8192, "host": 2048}
 REPEATS = 5
 
 
-def matmul_gflops(dtype: torch.dtype) -> float:
-    """The best GFLOP/s of a product of two square matrices on all cores."""
-    a, b = torch.randn(SIDE, SIDE).to(dtype), torch.randn(SIDE, SIDE).to(dtype)
+def ceilings(device: str) -> dict[str, float]:
+    """The best GFLOP/s of a product of two square matrices in each precision, on all of the device."""
+    return {precision: _gflops(DTYPES[precision], device) for precision in PRECISIONS[device]}
+
+
+def _gflops(dtype: torch.dtype, device: str) -> float:
+    side, place = SIDES[device], "cuda" if device == "gpu" else "cpu"
+    a, b = (torch.randn(side, side, device=place).to(dtype) for _ in range(2))
+    _product(a, b)
+    return 2 * side**3 / min(_product(a, b) for _ in range(REPEATS)) / 1e9
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The seconds it takes."""
+    started = time.perf_counter()
     a @ b
-    seconds = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - started)
-    return 2 * SIDE**3 / min(seconds) / 1e9
+    if a.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

@@ -17,20 +17,15 @@ SIZES = {
     "huge": {"d_model": 1280, "heads": 16, "layers": (24, 12), "resnet_type": "resnet152"},
 }
 
-GFLOP = {"tiny": 43, "medium": 104, "base": 183, "large": 492, "huge": 1176}
-"""The arithmetic of one caption at 480 x 480, 12 steps, beam 5 (counted, not measured)."""
-
 _ENTRIES = 50265
 _BYTES = 256
 
 
-def write_random(size: str, folder: Path, image_size: int = 480, seed: int = 0) -> Path:
-    """Writes a ModelScope-format checkpoint of a size, deterministic in ``seed``; an existing one is kept."""
-    if (folder / "pytorch_model.bin").exists():
-        return folder
+def config_of(size: str) -> OFAConfig:
+    """The structure of a size."""
     shape = SIZES[size]
     width, (encoder, decoder) = shape["d_model"], shape["layers"]
-    config = OFAConfig(
+    return OFAConfig(
         d_model=width,
         encoder_attention_heads=shape["heads"],
         decoder_attention_heads=shape["heads"],
@@ -40,6 +35,13 @@ def write_random(size: str, folder: Path, image_size: int = 480, seed: int = 0) 
         decoder_ffn_dim=4 * width,
         resnet_type=shape["resnet_type"],
     )
+
+
+def write_random(size: str, folder: Path, image_size: int = 480, seed: int = 0) -> Path:
+    """Writes a ModelScope-format checkpoint of a size, deterministic in ``seed``; an existing one is kept."""
+    if (folder / "pytorch_model.bin").exists():
+        return folder
+    config = config_of(size)
     torch.manual_seed(seed)
     model = OFA(config).eval()
     with torch.no_grad():

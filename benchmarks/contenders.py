@@ -29,6 +29,7 @@ class Contender(ABC):
     name: str
     concurrency: int
     """Requests in flight when throughput is measured."""
+    precision: str
 
     @abstractmethod
     def caption(self, image: Path) -> str:
@@ -59,16 +60,12 @@ class Contender(ABC):
     ) -> None: ...
 
 
-class Server(Contender):
-    """The real server, asked by the real client: JPEG bytes in, caption out."""
+class Served(Contender):
+    """A built checkpoint on the real server, asked by the real client: JPEG bytes in, caption out."""
 
-    def __init__(self, checkpoint: Checkpoint, engine: str, precision: str, work: Path, concurrency: int) -> None:
-        self.name, self.concurrency = f"{engine} {precision}", concurrency
-        self.model = f"bench_{engine}_{precision}"
-        self._artifacts = work / "artifacts"
-        self.repository = self._artifacts / self.model / "model_repository"
-        if not self.repository.exists():
-            build_artifact(checkpoint, "random", self.model, self._artifacts, Serving.on("cpu", engine, precision))
+    def __init__(self, name: str, model: str, artifacts: Path, concurrency: int, precision: str = "fp32") -> None:
+        self.name, self.model, self.concurrency, self.precision = name, model, concurrency, precision
+        self._artifacts = artifacts
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -102,10 +99,24 @@ class Server(Contender):
         return total
 
 
+class Server(Served):
+    """One with some engine, built when it is first asked for."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, engine: str, precision: str, work: Path, concurrency: int, device: str = "cpu"
+    ) -> None:
+        place = "" if device == "cpu" else f"{device}_"
+        model, artifacts = f"bench_{place}{engine}_{precision}", work / "artifacts"
+        super().__init__(f"{engine} {precision}", model, artifacts, concurrency, precision)
+        self.repository = artifacts / model / "model_repository"
+        if not self.repository.exists():
+            build_artifact(checkpoint, "random", model, artifacts, Serving.on(device, engine, precision))
+
+
 class ModelScope(Contender):
     """The reference's pipeline in its own environment, called as its users call it."""
 
-    name, concurrency = "ModelScope", 1
+    name, concurrency, precision = "ModelScope", 1, "fp32"
 
     def __init__(self, checkpoint: Path, python: Path) -> None:
         self._command = [str(python), str(PEER), str(checkpoint)]

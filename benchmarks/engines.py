@@ -12,34 +12,35 @@ import numpy as np
 from ofa_serving.contract import Names
 from ofa_serving.local import LocalCaptioner
 
-BATCHES = (1, 4, 16, 64)
+BATCHES = {"cpu": (1, 4, 16, 64), "gpu": (1, 2, 4, 8, 16, 32, 64), "host": (1, 4)}
 """Images of one encoder run, and captions of one search (the search takes at most its ``max_captions`` at a time)."""
 
 BEAMS = (1, 5, 10)
 _REPEATS = {1: 5, 4: 3}
 
 
-def measure_engines(repository: Path, name: str, image_size: int) -> dict:
+def measure_engines(repository: Path, name: str, image_size: int, device: str = "cpu") -> dict:
     """Milliseconds an image: ``encoder`` by batch, ``search`` by beam size and number of captions.
 
     Args:
         repository: a built ``model_repository``.
         name: the public model's.
         image_size: in pixels.
+        device: a key of :data:`BATCHES`.
     """
-    random = np.random.default_rng(5)
+    random, batches = np.random.default_rng(5), BATCHES[device]
     with LocalCaptioner(repository, name) as captioner:
-        pixels = random.integers(0, 256, (max(BATCHES), image_size, image_size, 3), dtype=np.uint8)
+        pixels = random.integers(0, 256, (max(batches), image_size, image_size, 3), dtype=np.uint8)
         states = captioner.encode(pixels[:16])
-        states = np.concatenate([states] * (max(BATCHES) // len(states)))
+        states = [states[number % len(states)] for number in range(max(batches))]
         search: dict[str, dict[str, float]] = {}
         for beam in BEAMS:
             settings = replace(captioner.defaults, beam_size=beam)
             search[str(beam)] = {
                 str(count): _milliseconds(lambda: captioner.search(states[:count], settings), count)  # noqa: B023
-                for count in BATCHES
+                for count in batches
             }
-        encoder = {str(count): _milliseconds(lambda: captioner.encode(pixels[:count]), count) for count in BATCHES}  # noqa: B023
+        encoder = {str(count): _milliseconds(lambda: captioner.encode(pixels[:count]), count) for count in batches}  # noqa: B023
     return {"encoder": encoder, "search": search, "size_mib": engine_mebibytes(repository, name)}
 
 
@@ -59,4 +60,4 @@ def _milliseconds(run: Callable[[], object], images: int) -> float:
         started = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - started)
-    return round(statistics.median(seconds) * 1e3 / images, 1)
+    return round(statistics.median(seconds) * 1e3 / images, 3)

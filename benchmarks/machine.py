@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("onnxruntime", "openvino", "torch", "numpy", "pillow", "nvidia-pytriton")
+from ofa_serving.host import installed_version, visible_gpu
+
+PACKAGES = ("onnxruntime", "openvino", "tensorrt", "cupy-cuda13x", "torch", "numpy", "pillow", "nvidia-pytriton")
 
 
 def describe() -> dict[str, object]:
-    """Processor, cores, memory and the versions that matter."""
+    """Processor, cores, memory, the GPU if there is one, and the versions that matter of what is installed."""
+    gpu = visible_gpu()
     info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.processor())
     flags = next((line.split(":")[1].split() for line in info if line.startswith("flags")), [])
@@ -22,5 +24,6 @@ def describe() -> dict[str, object]:
         "instructions": [flag for flag in wanted if flag in flags],
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "gpu": gpu.name if gpu else None,
+        "versions": {package: found for package in PACKAGES if (found := installed_version(package))},
     }

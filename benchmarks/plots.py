@@ -10,9 +10,10 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 
 
-def floor_ms(results: dict, dtype: str) -> float:
-    """One caption's arithmetic at the rate of this machine's matrix products."""
-    return results["gflop_a_caption"] / results["ceiling_gflops"][dtype] * 1e3
+def floor_ms(results: dict, precision: str) -> float:
+    """One caption's arithmetic at the rate of this machine's matrix products; in int8 the rate of float32 stands in."""
+    rates = results["ceiling_gflops"]
+    return results["gflop_a_caption"] / rates.get(precision, rates["fp32"]) * 1e3
 
 
 def plot_stages(results: dict, path: Path) -> None:
@@ -24,12 +25,37 @@ def plot_stages(results: dict, path: Path) -> None:
         widths = [servers[name]["stages_ms"][stage] for name in servers]
         axes.barh(list(servers), widths, left=list(lefts.values()), label=stage.replace("_", " "))
         lefts = {name: lefts[name] + width for name, width in zip(servers, widths, strict=True)}
-    for dtype, style in (("fp32", ":"), ("bf16", "--")):
-        axes.axvline(floor_ms(results, dtype), linestyle=style, color="black", label=f"arithmetic floor, {dtype}")
+    for precision, style in zip(results["ceiling_gflops"], (":", "--"), strict=True):
+        floor = floor_ms(results, precision)
+        axes.axvline(floor, linestyle=style, color="black", label=f"arithmetic floor, {precision}")
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds of one request")
     axes.set_title(f"OFA-{results['size']}, {results['image_size']} pixels: where one caption's time goes")
     figure.legend(fontsize="small", ncols=4, loc="outside lower center")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_floor(results: dict, path: Path) -> None:
+    """How many times longer than its arithmetic each contender takes for a caption, alone and in the crowd."""
+    contenders = results["contenders"]
+    figure, axes = plt.subplots(figsize=(8, 1.6 + 0.7 * len(contenders)), layout="constrained")
+    for offset, (what, of) in enumerate(
+        {
+            "one request's latency": lambda figures: figures["latency_ms"],
+            "time a caption at full load": lambda figures: 1e3 / figures["captions_per_second"],
+        }.items()
+    ):
+        times = [of(figures) / floor_ms(results, figures["precision"]) for figures in contenders.values()]
+        places = [number + 0.4 * offset - 0.2 for number in range(len(times))]
+        axes.bar_label(axes.barh(places, times, 0.38, label=what), fmt="%.1f", padding=3)
+    axes.set_yticks(range(len(contenders)), [f"{name} ({contenders[name]['precision']})" for name in contenders])
+    axes.axvline(1, linestyle=":", color="black")
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("times the arithmetic, at the rate of this machine's matrix products in that precision")
+    axes.set_title(f"OFA-{results['size']}, {results['image_size']} pixels: distance to the floor")
+    figure.legend(fontsize="small", ncols=2, loc="outside lower center")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

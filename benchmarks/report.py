@@ -6,34 +6,41 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .plots import floor_ms, plot_load, plot_stages
+from .plots import floor_ms, plot_floor, plot_load, plot_stages
 
 
 def write_report(results: dict, path: Path) -> None:
-    """Writes ``path`` with the endings .json, .md, -stages.png and -load.png."""
+    """Writes ``path`` with the endings .json, .md, -stages.png, -floor.png and -load.png."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     path.with_suffix(".md").write_text("\n".join(_lines(results, path.name)) + "\n")
     plot_stages(results, path.with_name(f"{path.name}-stages.png"))
+    plot_floor(results, path.with_name(f"{path.name}-floor.png"))
     plot_load(results, path.with_name(f"{path.name}-load.png"))
 
 
 def _lines(results: dict, name: str) -> Iterable[str]:
-    machine, ceiling = results["machine"], results["ceiling_gflops"]
-    yield f"# OFA-{results['size']}, {results['image_size']} x {results['image_size']}, beam 5"
+    machine = results["machine"]
+    pixels, where = results["image_size"], _WHERE[results["device"]]
+    yield f"# OFA-{results['size']}, {pixels} x {pixels}, beam 5{where}"
     yield ""
     instructions = ", ".join(machine["instructions"])
-    yield f"{machine['cores']} cores of {machine['processor']} ({instructions}), {results['date']}."
+    gpu = f"{machine['gpu']}; " if results["device"] == "gpu" else ""
+    yield f"{gpu}{machine['cores']} cores of {machine['processor']} ({instructions}), {results['date']}."
     yield f"`{results['command']}`"
     yield ""
+    rates = (
+        f"{rate:.0f} GFLOP/s in {precision}, so that they take {floor_ms(results, precision):.3g} ms"
+        for precision, rate in results["ceiling_gflops"].items()
+    )
     yield (
-        f"Matrix products: {ceiling['fp32']} GFLOP/s fp32, {ceiling['bf16']} bf16; one caption's "
-        f"{results['gflop_a_caption']} GFLOP take {floor_ms(results, 'fp32'):.0f} ms and "
-        f"{floor_ms(results, 'bf16'):.0f} ms at that rate. Medians; contenders took turns."
+        f"One caption is {results['gflop_a_caption']} GFLOP. Matrix products run at {'; at '.join(rates)}. "
+        "Medians; contenders took turns."
     )
     for title, table in _TABLES.items():
         yield from ("", f"## {title}", "", *table(results))
-    yield from ("", f"![stages]({name}-stages.png)", "", f"![load]({name}-load.png)")
+    for plot in ("stages", "floor", "load"):
+        yield from ("", f"![{plot}]({name}-{plot}.png)")
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterable[str]:
@@ -52,9 +59,11 @@ def _comparison(results: dict) -> Iterable[str]:
         if peer:
             row.append(f"{peer['latency_ms'] / figures['latency_ms']:.1f}x")
             row.append(f"{figures['captions_per_second'] / peer['captions_per_second']:.1f}x")
+        row.append(f"{figures['latency_ms'] / floor_ms(results, figures['precision']):.1f}")
         rows.append([*row, "yes" if results["same_caption_as_first"][name] else "no"])
     ratios = ["latency, ModelScope's to this", "throughput, this to ModelScope's"] if peer else []
-    yield from _table(["", "latency, ms (least-most)", "captions/s", *ratios, "the first's caption"], rows)
+    header = ["", "latency, ms (least-most)", "captions/s", *ratios, "latency to floor", "the first's caption"]
+    yield from _table(header, rows)
 
 
 def _servers(results: dict) -> Iterable[str]:
@@ -87,11 +96,21 @@ def _answers(figures: dict) -> list[float]:
 def _engines(results: dict) -> Iterable[str]:
     rows = []
     for name, engine in results["engines"].items():
-        rows.append([name, "encoder", *engine["encoder"].values()])
-        rows += [[name, f"search, beam {beam}", *times.values()] for beam, times in engine["search"].items()]
+        encoder = engine["encoder"]
+        rows.append([name, "encoder", *map(_short, encoder.values())])
+        for beam, times in engine["search"].items():
+            rows.append([name, f"search, beam {beam}", *map(_short, times.values())])
+        both = (1e3 / (encoder[batch] + engine["search"]["5"][batch]) for batch in encoder)
+        rows.append([name, "captions/s, beam 5", *map(_short, both)])
     batches = next(iter(results["engines"].values()))["encoder"]
     yield from _table(["", "ms an image, batch of", *batches], rows)
 
+
+def _short(figure: float) -> str:
+    return f"{figure:.3g}" if figure < 100 else f"{figure:.0f}"
+
+
+_WHERE = {"cpu": "", "gpu": ", on a GPU", "host": ", a GPU's engines on the host: not a measurement of them"}
 
 _TABLES = {
     "JPEG bytes in, caption out": _comparison,

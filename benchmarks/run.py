@@ -14,12 +14,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from ofa_build.checkpoint import load_checkpoint
 from ofa_serving.contract import STAGES
 
-from .ceiling import matmul_gflops
-from .checkpoints import GFLOP, SIZES, write_random
+from .arithmetic import gflop_a_caption
+from .ceiling import ceilings
+from .checkpoints import SIZES, config_of, write_random
 from .contenders import Contender, ModelScope, Server
 from .engines import measure_engines
 from .images import write_images
@@ -27,16 +27,19 @@ from .load import measure_load
 from .machine import describe
 from .report import write_report
 
+BEAM = 5
+
 
 def main() -> None:
     """Measures and writes the report."""
     flags = _flags()
     work = flags.work or Path(tempfile.mkdtemp(prefix="bench."))
-    checkpoint = write_random(flags.size, work / flags.size, flags.image_size)
+    work = work / f"{flags.size}-{flags.image_size}"
+    checkpoint = write_random(flags.size, work / "checkpoint", flags.image_size)
     images = write_images(work / "images", flags.images)
     read = load_checkpoint(str(checkpoint))
     servers = [
-        Server(read, *contender.split(":"), work / flags.size, flags.concurrency) for contender in flags.contenders
+        Server(read, *contender.split(":"), work, flags.concurrency, flags.device) for contender in flags.contenders
     ]
     contenders: list[Contender] = [*servers, *([ModelScope(checkpoint, flags.peer)] if flags.peer else [])]
     del read
@@ -45,34 +48,41 @@ def main() -> None:
             _say(f"starting {contender.name}")
             stack.enter_context(contender)
         captions = {contender.name: contender.caption(images[0]) for contender in contenders}
-        rounds = [_round(contenders, images, number) for number in range(flags.rounds)]
+        rounds = [_round(contenders, images, number, flags.device) for number in range(flags.rounds)]
         results = {
             "command": " ".join(["python -m benchmarks.run", *sys.argv[1:]]),
             "date": datetime.date.today().isoformat(),
             "machine": describe(),
             "size": flags.size,
             "image_size": flags.image_size,
-            "gflop_a_caption": round(GFLOP[flags.size] * (flags.image_size / 480) ** 2),
-            "ceiling_gflops": {"fp32": _ceiling(rounds, "fp32"), "bf16": _ceiling(rounds, "bf16")},
+            "device": flags.device,
+            "gflop_a_caption": round(gflop_a_caption(config_of(flags.size), flags.image_size, BEAM), 1),
+            "ceiling_gflops": {
+                precision: round(statistics.median(figures["ceilings"][precision] for figures in rounds), 1)
+                for precision in rounds[0]["ceilings"]
+            },
             "contenders": {contender.name: _summary(contender, rounds) for contender in contenders},
             "servers": {server.name: _server_figures(server, images) for server in servers},
             "load": {
-                server.name: measure_load(server.served.grpc, server.model, images, flags.load_seconds)
+                server.name: measure_load(server.served.grpc, server.model, images, flags.load_seconds, flags.device)
                 for server in servers
             },
             "same_caption_as_first": {name: text == captions[contenders[0].name] for name, text in captions.items()},
         }
     _say("the engines alone")
     results["engines"] = {
-        server.name: measure_engines(server.repository, server.model, flags.image_size) for server in servers
+        server.name: measure_engines(server.repository, server.model, flags.image_size, flags.device)
+        for server in servers
     }
-    write_report(results, flags.output / f"{flags.size}-{flags.image_size}")
+    prefix = "" if flags.device == "cpu" else f"{flags.device}-"
+    write_report(results, flags.output / f"{prefix}{flags.size}-{flags.image_size}")
 
 
 def _flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--image-size", type=int, default=480)
+    parser.add_argument("--device", choices=("cpu", "gpu", "host"), default="cpu", help="host: a GPU's engines without")
     parser.add_argument("--contenders", nargs="+", default=["onnxruntime:fp32", "openvino:fp32", "openvino:bf16"])
     parser.add_argument("--peer", type=Path, help="Python of an environment with ModelScope")
     parser.add_argument("--rounds", type=int, default=5)
@@ -84,19 +94,15 @@ def _flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _round(contenders: list[Contender], images: list[Path], number: int) -> dict:
+def _round(contenders: list[Contender], images: list[Path], number: int, device: str) -> dict:
     """Everybody once, in turn, and the machine's ceiling."""
-    figures: dict = {"fp32": matmul_gflops(torch.float32), "bf16": matmul_gflops(torch.bfloat16)}
+    figures: dict = {"ceilings": ceilings(device)}
     for contender in contenders:
         latency = statistics.median(contender.latency(images[: len(images) // 2]))
         throughput = contender.throughput(images)
         figures[contender.name] = (latency, throughput)
         _say(f"round {number + 1}: {contender.name}: {latency * 1e3:.0f} ms, {throughput:.2f} captions/s")
     return figures
-
-
-def _ceiling(rounds: list[dict], dtype: str) -> float:
-    return round(statistics.median(figures[dtype] for figures in rounds), 1)
 
 
 def _summary(contender: Contender, rounds: list[dict]) -> dict[str, float]:
@@ -107,6 +113,7 @@ def _summary(contender: Contender, rounds: list[dict]) -> dict[str, float]:
         "latency_ms_most": round(max(latencies) * 1e3, 1),
         "captions_per_second": round(statistics.median(throughputs), 3),
         "requests_in_flight": contender.concurrency,
+        "precision": contender.precision,
     }
 
 

@@ -26,7 +26,7 @@ class Decoder(nn.Module):
         self.self_pos_q_linear, self.self_pos_k_linear = nn.Linear(width, width), nn.Linear(width, width)
         self.cross_pos_q_linear, self.cross_pos_k_linear = nn.Linear(width, width), nn.Linear(width, width)
         self.token_rel_pos_table_list = relative_tables(config, 2 * config.token_bucket_size - 1, layers)
-        rates = torch.linspace(0, config.decoder_drop_path_rate, layers).tolist()
+        rates = torch.linspace(0, config.decoder_drop_path_rate, layers, device="cpu").tolist()
         self.layers = nn.ModuleList([DecoderLayer(config, rate) for rate in rates])
         self.layer_norm = layer_norm(config, config.decoder_normalize_before)
         self.output_projection = nn.Linear(width, config.vocab_size, bias=False)

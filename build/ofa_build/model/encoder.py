@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         self.token_rel_pos_table_list = relative_tables(config, 2 * config.token_bucket_size - 1, layers)
         self.image_rel_pos_table_list = relative_tables(config, image_bucket_count(bucket), layers)
 
-        rates = torch.linspace(0, config.encoder_drop_path_rate, layers).tolist()
+        rates = torch.linspace(0, config.encoder_drop_path_rate, layers, device="cpu").tolist()
         self.layers = nn.ModuleList([EncoderLayer(config, rate) for rate in rates])
         self.layer_norm = layer_norm(config, config.encoder_normalize_before)
 
