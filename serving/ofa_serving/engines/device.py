@@ -105,12 +105,13 @@ class Block:
     def upload(self) -> None:
         """Queues the copy to the device."""
         if self._device.is_gpu:
-            self._memory.set(self._host)
+            self._memory.set(self._host, stream=self._device.stream)
 
     def download(self) -> None:
         """Copies from the device, after all that was queued."""
         if self._device.is_gpu:
-            self._memory.get(out=self._host)
+            self._memory.get(stream=self._device.stream, out=self._host)
+            self._device.wait()
 
 
 def on_host(array: Array) -> np.ndarray:
