@@ -14,6 +14,7 @@ ENGINE ?= auto
 DEVICE ?= cpu
 PRECISION ?= fp32
 SIZE ?= tiny
+PIXELS ?= 480
 CONTENDERS ?= onnxruntime:fp32 openvino:fp32 openvino:bf16
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
@@ -63,11 +64,15 @@ parity: $(VENV)/.ready ## compare with ModelScope's own pipeline, live, in an en
 	scripts/parity
 
 .PHONY: bench
-bench: $(VENV)/.ready ## SIZE=tiny [PEER=modelscope] [CONTENDERS="engine:precision ..."]: speed, to benchmarks/results
+bench: $(VENV)/.ready ## SIZE=tiny [PIXELS=480] [PEER=modelscope] [CONTENDERS="engine:precision ..."]: speed, to benchmarks/results
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(if $(PEER),scripts/modelscope-environment .venv-modelscope)
-	$(BIN)/python -m benchmarks.run --size $(SIZE) --contenders $(CONTENDERS) \
+	$(BIN)/python -m benchmarks.run --size $(SIZE) --image-size $(PIXELS) --contenders $(CONTENDERS) \
 	  --work .cache/bench $(if $(PEER),--peer .venv-modelscope/bin/python)
+
+.PHONY: gpu-bench
+gpu-bench: ## [SIZE=tiny PIXELS=480 PEER=modelscope WHEELS=folder]: on a machine with a GPU, its tests and its whole benchmark
+	SIZE=$(SIZE) PIXELS=$(PIXELS) PEER=$(PEER) PYTHON=$(PYTHON) scripts/gpu-bench
 
 .PHONY: checkpoint
 checkpoint: $(VENV)/.ready ## train the bundled checkpoint and its table again, into .cache/checkpoint (most of a day on 2 cores)
@@ -121,6 +126,11 @@ throughput: $(VENV)/.ready $(BUNDLED) ## NAME=name: what batching, the protocol 
 .PHONY: observability
 observability: $(VENV)/.ready $(BUNDLED) ## NAME=name: what metrics, logs and traces cost, to benchmarks/results
 	$(BIN)/python -m benchmarks.observability $(NAME)
+
+.PHONY: bench-ways
+bench-ways: $(VENV)/.ready $(BUNDLED) ## [NAME=name]: what other ways to serve the same captions cost, to benchmarks/results
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.ways $(NAME)
 
 .PHONY: scaling
 scaling: $(VENV)/.ready $(BUNDLED) ## NAME=name: measure a server, replay a day over many of them with the chart's autoscaling, plot
