@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines would stand between the command's
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import ssl
 from collections.abc import Mapping
@@ -80,6 +81,18 @@ class ConnectionSettings:
             except ssl.SSLError as error:
                 raise ValueError(f"{self.cert_file} and {self.key_file} are no PEM certificate and its key") from error
         return context
+
+
+def reason_of(error: Exception) -> str:
+    """Say why a connection failed as the system does; aiohttp's own texts show its data structures."""
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS: {getattr(cause, 'verify_message', None) or cause.reason or cause}"
+    number = getattr(cause, "errno", None) or 0
+    if number > 0:
+        return os.strerror(number)
+    text = getattr(cause, "strerror", None) or str(cause) or "the connection broke"
+    return " ".join(text.split())
 
 
 def _checked_headers(headers: Mapping[str, str], api_key: str | None) -> dict[str, str]:

@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import ThreadedResolver
 
+from ofa_client.connection import reason_of
 from ofa_client.contract import MAX_IMAGE_BYTES
 from ofa_client.errors import ImageFetchError, ImageTooLargeError
 
@@ -51,7 +52,7 @@ class ImageFetcher:
         except asyncio.TimeoutError as error:
             raise ImageFetchError(f"{url} gave no image within {FETCH_SECONDS:g} seconds") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ImageFetchError(f"{url} cannot be fetched ({_reason(error)})") from error
+            raise ImageFetchError(f"{url} cannot be fetched ({reason_of(error)})") from error
 
     async def _follow(self, url: str) -> bytes:
         """Redirects are followed here, so that each hop's address is checked."""
@@ -114,8 +115,3 @@ def _is_private(host: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return not (mapped or address).is_global
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())

@@ -182,6 +182,10 @@ class _LoopThread:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
+            requests = asyncio.all_tasks(self._loop)
+            for request in requests:
+                request.cancel()
+            self._loop.run_until_complete(asyncio.gather(*requests, return_exceptions=True))
         finally:
             self._loop.close()
 

@@ -77,6 +77,12 @@ def test_a_link_to_nowhere_is_reported_and_a_pipe_is_not_waited_for(folder):
     assert "photos/pipe.jpg" not in found
 
 
+def test_links_in_a_circle_are_reported_as_one_image_each(folder):
+    (folder / "photos/loop.jpg").symlink_to("loop.jpg")
+    assert contents("photos")["photos/loop.jpg"] == "Too many levels of symbolic links"
+    assert len(keys("photos")) == 5
+
+
 def test_a_pattern_is_what_matches_it(folder):
     assert keys("photos/*.jpg") == ["photos/b.jpg"]
     assert keys("photos/**/*.webp") == ["photos/deep/er/c.webp"]
@@ -97,7 +103,7 @@ def test_a_url_is_left_to_the_client():
 
 
 def test_a_list_names_paths_and_urls(folder):
-    (folder / "list.txt").write_text("photos/b.jpg\n\n  https://example.org/cat.jpg  \n")
+    (folder / "list.txt").write_text("\ufeffphotos/b.jpg\r\n\n  https://example.org/cat.jpg  \n")
     assert keys("list.txt") == ["photos/b.jpg", "https://example.org/cat.jpg"]
 
 

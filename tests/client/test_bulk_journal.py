@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from ofa_client.bulk.journal import Journal, JournalError, read_records
@@ -70,6 +71,12 @@ def test_another_file_is_refused_and_left_as_it_was(path, content):
     with pytest.raises(JournalError, match="something else"):
         opened(path)
     assert path.read_text() == content
+
+
+@pytest.mark.parametrize("device", ["/dev/null", "/dev/full"])
+def test_what_is_no_file_is_refused(device):
+    with pytest.raises(JournalError, match=f"{device} is no regular file"):
+        opened(Path(device))
 
 
 def test_damage_between_records_is_refused_with_its_line(path):

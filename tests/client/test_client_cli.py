@@ -196,6 +196,12 @@ def test_an_unknown_model_is_said_once(ofa_caption, image):
     assert line.startswith("ofa-caption: MODEL_NOT_FOUND: ")
 
 
+def test_an_input_that_cannot_be_read_at_all_is_said_once(ofa_caption, image):
+    result = ofa_caption(*[image(f"{i}.jpg", "a cat") for i in range(12)], "missing.txt")
+    assert result.returncode == 2
+    assert result.stderr == "ofa-caption: missing.txt: No such file or directory\n"
+
+
 def test_ctrl_c_ends_quietly(environment, image, tmp_path):
     arguments = [*COMMAND, image("first.jpg", "a cat"), image("second.jpg", "a dog", delay_s=50)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_interrupts}
@@ -219,6 +225,14 @@ def test_a_file_name_need_not_be_text(ofa_caption, image):
     name = image(os.fsdecode(b"caf\xe9.jpg"), "a cat")
     assert ofa_caption(name).stdout == "caf\\udce9.jpg: a cat\n"
     assert json.loads(ofa_caption("--json", name).stdout)["image"] == name
+
+
+def test_nor_do_the_lines_of_standard_input(environment, image, tmp_path):
+    name = image(os.fsdecode(b"caf\xe9.jpg"), "a cat")
+    result = subprocess.run(
+        [*COMMAND, "-"], cwd=tmp_path, env=environment, input=os.fsencode(name), stdout=subprocess.PIPE, check=True
+    )
+    assert result.stdout == b"caf\\udce9.jpg: a cat\n"
 
 
 def test_json_is_whole_where_the_terminal_is_not_unicode(ofa_caption, image):

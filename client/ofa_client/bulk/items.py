@@ -129,7 +129,8 @@ def _itself(name: str) -> ImageSource:
 
 
 def _lines(lines: Iterable[str]) -> Iterator[str]:
-    return (line.strip() for line in lines if line.strip())
+    names = (line.strip().removeprefix("\ufeff") for line in lines)  # how some editors begin a file
+    return filter(None, names)
 
 
 def _walk(folder: str) -> Iterator[Item | _Archive]:
@@ -151,4 +152,7 @@ def _walk(folder: str) -> Iterator[Item | _Archive]:
 
 def _may_be_read(entry: os.DirEntry[str]) -> bool:
     """Tell files, and links to nowhere that have to be reported, from folders, pipes and devices."""
-    return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
+    try:
+        return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
+    except OSError:  # links in a circle
+        return True

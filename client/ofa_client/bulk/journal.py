@@ -32,11 +32,13 @@ class Journal:
         """Open or make the file, and add the keys of its records to ``done``.
 
         Raises:
-            JournalError: another process has it open, or it holds other lines than records.
+            JournalError: another process has it open, it holds other lines than records, or is a device or a pipe.
             OSError: it cannot be written.
         """
         self._path = path
         self.records = 0
+        if path.exists() and not path.is_file():
+            raise JournalError(f"{path} is no regular file, which a later run could go on with")
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ import tritonclient.http as protocol
 from tritonclient.http.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from ofa_client.connection import ConnectionSettings
+from ofa_client.connection import ConnectionSettings, reason_of
 from ofa_client.endpoint import Endpoint
 from ofa_client.errors import DeadlineExceededError, UnexpectedResponseError
 from ofa_client.transport.base import (
@@ -76,16 +75,10 @@ class HttpTransport(Transport):
         except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
             raise UnexpectedResponseError(f"{self._server} does not speak HTTP as expected") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise unreachable(self._server, _reason(error)) from error
+            raise unreachable(self._server, reason_of(error)) from error
         except (ValueError, TypeError, LookupError, AttributeError) as error:  # where tritonclient met no Triton answer
             raise UnexpectedResponseError(f"{self._server} did not answer as Triton does") from error
 
     async def close(self) -> None:
         """Close the connections; requests in flight fail."""
         await self._client.close()
-
-
-def _reason(error: Exception) -> str:
-    """Say it as the system does; aiohttp's own texts show its data structures."""
-    number = getattr(error, "errno", None) or 0
-    return os.strerror(number) if number > 0 else str(error) or type(error).__name__
