@@ -5,6 +5,7 @@ It needs a server at ``OFA_URL``, and ``apt-get install chromium``; ``OFA_SCREEN
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from ofa_client import errors
 from ofa_client.page.render import captions_html, error_html
 from ofa_client.page.texts import LANGUAGES, TEXTS, preferred_language
 from ofa_client.results import Caption
+from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -69,6 +71,13 @@ def visit(browser, page_url):
         context.close()
 
 
+def picture(width, height):
+    """A picture of one colour."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "orange").save(file, "PNG")
+    return file.getvalue()
+
+
 def upload(page, name, data=None):
     file = EXAMPLES / "images" / name if data is None else {"name": name, "mimeType": "image/jpeg", "buffer": data}
     page.locator("input[type=file]").first.set_input_files(file)
@@ -95,10 +104,29 @@ def test_an_uploaded_picture_gets_captions_scores_and_times(visit):
 def test_the_number_of_captions_is_an_option(visit):
     page = visit()
     page.get_by_text("Options").click()
-    page.get_by_label("number input for Captions").fill("2")
-    page.get_by_label("number input for Captions").press("Tab")
+    number = page.get_by_label("number input for Captions")
+    number.wait_for()
+    page.wait_for_timeout(1000)  # as a visitor needs to reach for it; the options are made when they are opened
+    number.fill("2")
+    number.press("Tab")
+    expect(page.get_by_label("range slider for Captions")).to_have_value("2")
     upload(page, "owl.png")
     expect(page.locator(".ofa-captions li")).to_have_count(2, timeout=WAIT_MS)
+
+
+@pytest.mark.parametrize("size", [(300, 900), (900, 300)])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_picture_is_shown_whole(visit, size, width):
+    page = visit(width=width)
+    upload(page, "long.png", picture(*size))
+    best(page).wait_for()
+    shown, frame = (page.locator(f"#picture{inside}").bounding_box() for inside in (" img", ""))
+    assert frame["y"] <= shown["y"]
+    assert shown["y"] + shown["height"] <= frame["y"] + frame["height"]
+    assert frame["x"] <= shown["x"]
+    assert shown["x"] + shown["width"] <= frame["x"] + frame["width"]
+    fit = page.locator("#picture img").evaluate("image => getComputedStyle(image).objectFit")
+    assert fit == "contain"  # the whole picture in the image's own box
 
 
 def test_an_example_is_captioned_by_a_click(visit):
@@ -135,6 +163,8 @@ def test_it_fits_a_telephone(visit):
     upload(page, "owl.png")
     expect(best(page)).to_have_text(KNOWN["owl.png"], timeout=WAIT_MS)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    title, languages = page.get_by_role("heading").first.bounding_box(), page.get_by_text("English").bounding_box()
+    assert title["y"] + title["height"] <= languages["y"]  # one above the other
     box = best(page).bounding_box()
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= 390

@@ -29,7 +29,7 @@ def build(captioner: AsyncCaptioner, examples: Sequence[Path] = ()) -> gr.Blocks
     """Lay the page out over a captioner, which has to refuse addresses that are not public."""
     texts = TEXTS["en"]
     with gr.Blocks(title="OFA", analytics_enabled=False) as page:
-        with gr.Row():
+        with gr.Row(elem_id="top"):
             heading = gr.Markdown(render.heading("en"))
             language = gr.Radio(list(LANGUAGES), value="English", show_label=False, container=False, min_width=160)
         with gr.Row():

@@ -10,6 +10,7 @@ from ofa_client.results import Caption
 
 STYLE = """
 #picture img { width: 100%; height: 100%; object-fit: contain; }
+@media (max-width: 640px) { #top { flex-direction: column; } }
 .ofa-captions { margin: 0; padding: 0; list-style: none; }
 .ofa-captions li { display: flex; gap: 1rem; justify-content: space-between; align-items: baseline; padding: .5rem 0;
   border-bottom: 1px solid var(--border-color-primary); }
