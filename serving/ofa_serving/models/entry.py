@@ -143,9 +143,10 @@ class EntryModel:
         model, size = self._names.encoder, self._encoder_batch
         if images <= size:
             return stages.call(model, pixels, [Tensor.HIDDEN], on_gpu=self._states_on_gpu)[0]
-        every = pixels.as_numpy()
-        parts = [pb_utils.Tensor(Tensor.PIXELS, every[start : start + size]) for start in range(0, images, size)]
-        hidden = [stages.call(model, part, [Tensor.HIDDEN])[0].as_numpy() for part in parts]
+        every, hidden = pixels.as_numpy(), []
+        for start in range(0, images, size):
+            part = pb_utils.Tensor(Tensor.PIXELS, every[start : start + size])
+            hidden.append(stages.call(model, part, [Tensor.HIDDEN])[0].as_numpy().copy())  # out of shared memory
         return pb_utils.Tensor(Tensor.HIDDEN, np.concatenate(hidden))
 
 
