@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import tarfile
 from contextlib import ExitStack
@@ -75,6 +76,18 @@ def test_a_webdataset_goes_in_as_well(replicas, tmp_path):
     dataset = ray.data.read_webdataset(str(tmp_path / "shard.tar"), decoder=None)
     captioned = caption_dataset(dataset, replicas, image_column="jpg").take_all()
     assert {row["__key__"]: row["caption"] for row in captioned} == {f"{i:04d}": f"photo {i}" for i in range(30)}
+
+
+def test_the_guides_program(replicas, tmp_path):
+    parquet.write_table(table({"id": [17], "image": [script(captions=["a photo"])]}), tmp_path / "table.parquet")
+    guide = (REPOSITORY / "docs/client.md").read_text(encoding="utf-8")
+    [program] = re.findall(r"^```python\n# needs ray\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    here = {"grpc://127.0.0.1:8001": replicas[0]}
+    here.update({f'"{name}"': f'"{tmp_path / name}"' for name in ("table.parquet", "captioned")})  # Ray's own folder
+    for shown, used in here.items():
+        program = program.replace(shown, used)
+    exec(compile(program, "client.md", "exec"), {})
+    assert parquet.read_table(tmp_path / "captioned")["caption"].to_pylist() == ["a photo"]
 
 
 def test_both_servers_and_all_clients_work(replicas):
