@@ -92,7 +92,7 @@ def _add_server(group: Any) -> None:
 def _add_data(group: Any) -> None:
     _add(group, "output", None, "write captions to this file instead of standard output", type=Path)
     _add(group, "format", None, f"{', '.join(FORMATS)}; without it, by the file's suffix", type=_format)
-    _add(group, "errors", None, "write failures to this file instead of OUTPUT's name with .errors.jsonl", type=Path)
+    _add(group, "errors", None, "write failures to this file instead of OUTPUT.errors.jsonl", type=Path)
     _add(group, "shard", "0/1", "caption part i of n, counted from 0, to a file of its own", type=_shard)
     _add(group, "image_column", "image", "a Parquet file's column of images: bytes, Hugging Face's, paths or URLs")
     _add(group, "key_column", None, "a Parquet file's column of names; without it, file/row")

@@ -76,6 +76,9 @@ def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
         output.finish()
         if not len(output.done):
             sys.stderr.write("ofa-caption: the inputs hold no image\n")
+        if files and output.failures:
+            hint = f"{files.errors.name} says why, --retry-failed tries them again"
+            sys.stderr.write(f"ofa-caption: images without a caption: {output.failures}; {hint}\n")
         return SOME_FAILED if output.failures else 0
 
 

@@ -58,7 +58,7 @@ def test_failures_go_to_a_file_of_their_own(ofa_caption, photos, tmp_path):
     result = ofa_caption("photos", "missing.jpg", "--output", "captions.jsonl")
     assert result.returncode == 1
     assert sorted(names(tmp_path / "captions.jsonl")) == [name for name in images if not name.endswith("9.jpg")]
-    failures = {record["image"]: record for record in records(tmp_path / "captions.errors.jsonl")}
+    failures = {record["image"]: record for record in records(tmp_path / "captions.jsonl.errors.jsonl")}
     assert failures.keys() == {"photos/0009.jpg", "photos/0019.jpg", "missing.jpg"}
     assert failures["photos/0009.jpg"]["code"] == "TRUNCATED_IMAGE"
     assert failures["photos/0009.jpg"]["reason"] == "it ends early. Fetch or export the file again."
@@ -68,14 +68,22 @@ def test_failures_go_to_a_file_of_their_own(ofa_caption, photos, tmp_path):
 def test_a_second_run_does_what_is_new_and_says_what_failed(ofa_caption, photos, tmp_path):
     photos(10, broken=True)
     ofa_caption("photos", "--output", "captions.jsonl")
-    before = (tmp_path / "captions.jsonl").read_bytes(), (tmp_path / "captions.errors.jsonl").read_bytes()
+    before = (tmp_path / "captions.jsonl").read_bytes(), (tmp_path / "captions.jsonl.errors.jsonl").read_bytes()
     again = ofa_caption("photos", "--output", "captions.jsonl")
     assert again.returncode == 1
-    after = (tmp_path / "captions.jsonl").read_bytes(), (tmp_path / "captions.errors.jsonl").read_bytes()
+    assert "images without a caption: 1; captions.jsonl.errors.jsonl says why" in again.stderr
+    after = (tmp_path / "captions.jsonl").read_bytes(), (tmp_path / "captions.jsonl.errors.jsonl").read_bytes()
     assert after == before
     photos(12)
     ofa_caption("photos", "--output", "captions.jsonl")
     assert len(names(tmp_path / "captions.jsonl")) == 11
+
+
+def test_outputs_of_one_name_and_two_formats_keep_their_failures_apart(ofa_caption, photos, tmp_path):
+    photos(10, broken=True)
+    for suffix in ("jsonl", "csv"):
+        result = ofa_caption("photos", "--output", f"captions.{suffix}")
+        assert (result.returncode, len(names(tmp_path / f"captions.{suffix}.errors.jsonl"))) == (1, 1)
 
 
 def test_what_failed_is_tried_again_when_told(ofa_caption, photos, tmp_path):
@@ -85,7 +93,7 @@ def test_what_failed_is_tried_again_when_told(ofa_caption, photos, tmp_path):
     result = ofa_caption("photos", "--output", "captions.jsonl", "--retry-failed")
     assert result.returncode == 0
     assert sorted(names(tmp_path / "captions.jsonl")) == images
-    assert (tmp_path / "captions.errors.jsonl").read_bytes() == b""
+    assert (tmp_path / "captions.jsonl.errors.jsonl").read_bytes() == b""
 
 
 def test_an_image_named_twice_is_captioned_once(ofa_caption, photos, tmp_path):
@@ -111,7 +119,7 @@ def test_kills_at_any_moment_lose_and_repeat_nothing(environment, ofa_caption, p
     assert ofa_caption("photos", "--output", "captions.jsonl").returncode == 1
     failed = [name for name in images if name.endswith("9.jpg")]
     assert sorted(names(tmp_path / "captions.jsonl")) == sorted(set(images) - set(failed))
-    assert sorted(names(tmp_path / "captions.errors.jsonl")) == failed
+    assert sorted(names(tmp_path / "captions.jsonl.errors.jsonl")) == failed
 
 
 @pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -133,7 +141,7 @@ def test_a_server_that_goes_away_ends_the_run_and_no_image_fails(ofa_caption, ph
     result = ofa_caption("photos", "--output", "captions.jsonl", "--url", away, "--patience", "0.5")
     assert result.returncode == 2
     assert "ofa-caption: UNAVAILABLE: " in result.stderr
-    assert (tmp_path / "captions.errors.jsonl").read_bytes() == b""
+    assert (tmp_path / "captions.jsonl.errors.jsonl").read_bytes() == b""
     assert ofa_caption("photos", "--output", "captions.jsonl").returncode == 0
 
 
@@ -152,7 +160,7 @@ def test_a_server_that_restarts_costs_no_image(environment, photos, tmp_path):
     with grpc_server(slow, port=int(url.rpartition(":")[2])):
         assert process.wait() == 0
     assert sorted(names(tmp_path / "captions.jsonl")) == images
-    assert names(tmp_path / "captions.errors.jsonl") == []
+    assert names(tmp_path / "captions.jsonl.errors.jsonl") == []
 
 
 def test_shards_together_are_the_whole(ofa_caption, photos, tmp_path):

@@ -115,7 +115,7 @@ def test_every_good_image_once_and_every_bad_one_with_its_code(artifacts, photos
         client = started()
         assert client.wait() == 1, (tmp_path / "client.log").read_text()[-2000:]
     captioned = Counter(record["image"] for record in records(output))
-    failures = records(tmp_path / "captions.errors.jsonl")
+    failures = records(tmp_path / "captions.jsonl.errors.jsonl")
     assert captioned == Counter(good)
     assert Counter(record["image"] for record in failures) == Counter(codes.keys())
     assert {record["image"]: record["code"] for record in failures} == codes

@@ -129,7 +129,8 @@ class OutputFiles:
         file_format = file_format or format_of(path)
         path = shard.name(path)
         journal = path if file_format == "jsonl" else path.with_name(f"{path.name}.journal")
-        return cls(path, file_format, journal, shard.name(errors) if errors else path.with_suffix(".errors.jsonl"))
+        beside = path.with_name(f"{path.name}.errors.jsonl")
+        return cls(path, file_format, journal, shard.name(errors) if errors else beside)
 
     def known(self, retry_failed: bool) -> KeySet:
         """Read which images are done, without opening anything for writing."""
