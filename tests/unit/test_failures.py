@@ -58,7 +58,7 @@ def test_a_known_failure_has_its_sentence(line, sentence):
     [
         (1, "the server ended by itself (exit code 1)"),
         (0, "the server ended by itself (exit code 0)"),
-        (-11, "the server crashed (SIGSEGV)"),
+        (-11, "the server crashed (SIGSEGV), perhaps for want of memory"),
         (-9, "the server was killed, perhaps for want of memory"),
     ],
 )

@@ -47,5 +47,5 @@ def explain(exit_code: int, log: Sequence[str]) -> str:
     if exit_code == -signal.SIGKILL:
         return "the server was killed, perhaps for want of memory"
     if exit_code < 0:
-        return f"the server crashed ({signal.Signals(-exit_code).name})"
+        return f"the server crashed ({signal.Signals(-exit_code).name}), perhaps for want of memory"
     return f"the server ended by itself (exit code {exit_code})"
