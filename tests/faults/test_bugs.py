@@ -6,7 +6,7 @@ import pytest
 from altered import altered
 from cases import CASES
 from processes import descendants
-from serving_process import ServerProcess
+from serving_process import ServerProcess, wait_until
 from tritonclient.utils import InferenceServerException
 from wire import over_grpc, over_http
 
@@ -67,7 +67,7 @@ def told(server, ask, image):
         r"INTERNAL: the request failed inside the server \(error ([0-9a-f]{12})\)", refused.value.message()
     )
     assert found, refused.value.message()
-    assert f"error {found[1]}" in server.log()
+    wait_until(lambda: f"error {found[1]}" in server.log())
     assert "ZeroDivisionError: a secret of /etc/secrets" in server.log()
 
 
