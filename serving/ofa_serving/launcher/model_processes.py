@@ -6,6 +6,8 @@ A server whose model's process has died goes on saying that it is ready, and nev
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,12 +28,31 @@ class ModelProcess:
 
 
 class ModelProcesses:
-    """Those that ran when the server was ready."""
+    """Those of one run of a server, none until they are found."""
 
-    def __init__(self, server_pid: int) -> None:
-        """Remember the processes that now run the models of the server."""
-        self._expected = tuple(_processes(server_pid))
+    def __init__(self) -> None:
+        """Find none yet."""
+        self._expected: list[ModelProcess] = []
         self._stopped: dict[ModelProcess, float] = {}
+        self._ends = select.poll()
+        self._descriptors: list[int] = []
+
+    def find(self, server_pid: int) -> None:
+        """Remember the processes that now run the models of the server."""
+        for process in _processes(server_pid):
+            self._expected.append(process)
+            with contextlib.suppress(OSError):  # it has just ended, or the kernel has none: failed() tells either way
+                self._descriptors.append(os.pidfd_open(process.pid))
+                self._ends.register(self._descriptors[-1], select.POLLIN)
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until one has ended."""
+        self._ends.poll(1000 * seconds)
+
+    def close(self) -> None:
+        """Let go of the processes."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     def failed(self) -> dict[str, str]:
         """Return what has happened to which model, of those that something has happened to."""
@@ -50,6 +71,7 @@ class ModelProcesses:
 @dataclass(frozen=True)
 class _Stat:
     state: str
+    parent: int
     started: str
 
 
@@ -58,18 +80,22 @@ def _stat(pid: int) -> _Stat | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     except OSError:
         return None
-    return _Stat(state=fields[0], started=fields[19])
+    return _Stat(state=fields[0], parent=int(fields[1]), started=fields[19])
 
 
 def _processes(server_pid: int) -> Iterator[ModelProcess]:
-    """Find the server's model processes; of a server that is just ending, those that are left."""
-    for task in Path(f"/proc/{server_pid}/task").glob("*/children"):
+    """Find the server's model processes by their parent; of a server that is just ending, those that are left.
+
+    Not by its threads' lists of children: a child whose thread ends meanwhile moves to another's and may be missed.
+    """
+    for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            for child in task.read_text().split():
-                words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-                stat = _stat(int(child))
-                if stat is not None and words[0].endswith(_STUB):
-                    yield ModelProcess(int(child), stat.started, _model_name(words))
+            stat = _stat(int(folder.name))
+            if stat is None or stat.parent != server_pid:
+                continue
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if words[0].endswith(_STUB):
+                yield ModelProcess(int(folder.name), stat.started, _model_name(words))
 
 
 def _model_name(words: list[bytes]) -> str:

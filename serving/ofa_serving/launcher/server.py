@@ -21,6 +21,7 @@ from ofa_serving.launcher.canary import Canary
 from ofa_serving.launcher.embedded import Installation
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.failures import explain
+from ofa_serving.launcher.model_processes import ModelProcesses
 from ofa_serving.launcher.server_metrics import read_metric
 from ofa_serving.launcher.settings import Ports, Settings
 from ofa_serving.launcher.shared_memory import FOLDER
@@ -85,6 +86,7 @@ class Server:
 
         """
         self.plan = plan
+        self.model_processes = ModelProcesses()
         self._drain_file = FOLDER / f"{prefix}drain"
         variables = {
             DRAIN_VARIABLE: str(self._drain_file),
@@ -119,6 +121,8 @@ class Server:
                 return False
             if time.monotonic() > deadline:
                 raise LaunchError(f"the server was not ready after {timeout} s (--start-timeout)")
+        # Before the known images and before anyone is told: what dies from here on was there and is missed.
+        self.model_processes.find(self.pid)
         for canary in self.plan.canaries:
             if stopping.is_set():
                 return False
@@ -171,6 +175,7 @@ class Server:
     def kill(self) -> None:
         """End it now, and every process of its models."""
         self._process.kill()
+        self.model_processes.close()
 
     def metric(self, name: str) -> float | None:
         """Return the sum of a metric's samples; None if the server does not say."""

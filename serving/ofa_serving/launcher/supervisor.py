@@ -110,7 +110,8 @@ class Supervisor:
     def _watch(self, server: Server) -> None:
         watch = Watch(server)
         try:
-            while not self._stopping.wait(_POLL_SECONDS):
+            while not self._stopping.is_set():
+                watch.wait(_POLL_SECONDS)
                 watch.check()
         except LaunchError:
             if watch.refuses:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ofa_serving.contract import Code
 from ofa_serving.launcher.errors import LaunchError
-from ofa_serving.launcher.model_processes import ModelProcesses
 from ofa_serving.launcher.server import Server
 from ofa_serving.launcher.server_metrics import read_metric
 from ofa_serving.metrics import OK, REQUESTS_METRIC, STUCK_METRIC
 
-_PROCESSES_SECONDS = 0.2
 _AGAIN_SECONDS = 1
 _FAILURES = 2
-"""Captions that fail one after the other until the server counts as broken."""
+_TRIALS = 3
+"""Of the last so many captions so many fail until the server counts as broken: of two processes only one may hang."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,19 @@ class Watch:
         """Begin; the server must have become ready."""
         settings = server.plan.settings
         self._server, self._interval, self._timeout = server, settings.canary_interval, settings.canary_timeout
-        self._processes = ModelProcesses(server.pid)
+        self._processes = server.model_processes
         self._executor = ThreadPoolExecutor(1, "canary")
         self._trial: Future[None] | None = None
         self._next_trial = time.monotonic() + self._interval
-        self._next_look = 0.0
         self._answered: float | None = None
-        self._failures = 0
+        self._failed: deque[bool] = deque(maxlen=_TRIALS)
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until a model's process has ended.
+
+        Requests that are with it are then answered by the server in its own words, until the server is ended.
+        """
+        self._processes.wait(seconds)
 
     def check(self) -> None:
         """Look at what is due to be looked at.
@@ -48,11 +54,9 @@ class Watch:
 
         """
         self._server.check_running()
+        if failures := self._processes.failed():
+            raise LaunchError("; ".join(f"the process of model {name} {what}" for name, what in failures.items()))
         now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + _PROCESSES_SECONDS
-            if failures := self._processes.failed():
-                raise LaunchError("; ".join(f"the process of model {name} {what}" for name, what in failures.items()))
         if self._trial is not None and self._trial.done():
             trial, self._trial = self._trial, None
             self._next_trial = now + self._judge(trial)
@@ -80,16 +84,16 @@ class Watch:
             raise LaunchError("requests that were given up are stuck in a model that hangs")
         reason = trial.exception()
         if reason is None or f"{Code.OVERLOADED}: " in str(reason):
-            self._failures = 0
-            return self._interval
+            self._failed.append(False)
+            return _AGAIN_SECONDS if any(self._failed) else self._interval
         if not isinstance(reason, LaunchError):
             raise reason
         answered = self._captions()
         if answered is not None and self._answered is not None and answered > self._answered:
             logger.info("the known image got no caption, others did: the server is busy")
             return self._interval
-        self._failures += 1
-        if self._failures == _FAILURES:
+        self._failed.append(True)
+        if sum(self._failed) == _FAILURES:
             raise reason
         logger.warning("%s; trying again", reason)
         return _AGAIN_SECONDS
