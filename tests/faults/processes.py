@@ -39,11 +39,14 @@ def is_running(pid: int) -> bool:
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory of a process and all under it, shared pages counted in part (proportional set size)."""
+    """The resident memory of a process and all under it, without the pages of files.
+
+    A library's pages are shared out among all that map it, so they would grow whenever another server ends.
+    """
     total = 0
     for one in descendants(pid):
         rollup = Path(f"/proc/{one}/smaps_rollup").read_text()
-        total += int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1]) * 1024
+        total += int(next(line for line in rollup.splitlines() if line.startswith("Pss_Anon:")).split()[1]) * 1024
     return total
 
 

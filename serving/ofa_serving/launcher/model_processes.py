@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _STUB = b"triton_python_backend_stub"
-_STOPPED_SECONDS = 2
-"""A process that is stopped for longer is not coming back by itself."""
+_STOPPED_SECONDS = 0.5
+"""A process that is stopped for longer is not coming back by itself; after a second, Triton would say so to clients."""
 
 
 @dataclass(frozen=True)
