@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import time
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,8 @@ from ofa_build.repository import Serving
 from ofa_client import Captioner
 
 from loadtest.servers import QUIET, served
+
+from .worker import Worker
 
 PEER = Path(__file__).with_name("modelscope_worker.py")
 
@@ -122,25 +123,15 @@ class ModelScope(Contender):
         self._command = [str(python), str(PEER), str(checkpoint)]
 
     def __enter__(self) -> Self:
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(
-            self._command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, bufsize=1
-        )
-        while '"ready"' not in self._process.stdout.readline():
-            if self._process.poll() is not None:
-                raise RuntimeError("ModelScope did not start; run its worker by hand to see why")
+        self._worker = Worker(self._command)
+        self._worker.read('{"ready"')
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.stdin.close()
-        self._process.wait(30)
+        self._worker.close()
 
     def caption(self, image: Path) -> str:
         """See :meth:`Contender.caption`."""
-        print(image, file=self._process.stdin, flush=True)
-        while not (line := self._process.stdout.readline()).startswith('{"caption"'):
-            if not line:
-                raise RuntimeError("ModelScope ended")
-        return json.loads(line)["caption"]
+        return json.loads(self._worker.ask(str(image), '{"caption"'))["caption"]

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from ofa_serving.launcher.ports import claim_ports
 from ofa_serving.launcher.settings import Ports
 
 from ..contenders import Contender
+from ..worker import Worker
 
 NAME = "PyTriton, the same engines in one function"
 MOST = 16
@@ -64,13 +64,8 @@ class PyTriton(Contender):
         command = [sys.executable, "-m", __name__, str(self._artifact)]
         command += map(str, (ports.http, ports.grpc, ports.metrics))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where Triton finds this Python
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "PATH": path}
-        )
-        while "serving" not in (line := self._process.stdout.readline()):
-            if not line:
-                raise RuntimeError("PyTriton did not start; run its module by hand to see why")
+        self._worker = Worker(command, {"PATH": path})
+        self._worker.read("serving")
         self._client = protocol.InferenceServerClient(f"127.0.0.1:{ports.grpc}")
         return self
 
@@ -78,9 +73,7 @@ class PyTriton(Contender):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.close()
-        self._process.stdin.close()
-        self._process.wait(60)
-        self._process.stdout.close()
+        self._worker.close()
 
     def caption(self, image: Path) -> str:
         """See :meth:`Contender.caption`."""

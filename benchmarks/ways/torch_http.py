@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import http.client
-import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from ..contenders import Contender
+from ..worker import Worker
 
 NAME = "PyTorch behind http.server"
 
@@ -30,17 +30,14 @@ class TorchHttp(Contender):
         self._local = threading.local()
 
     def __enter__(self) -> Self:
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, text=True)
-        self._port = int(self._process.stdout.readline())
+        self._worker = Worker(self._command)
+        self._port = int(self._worker.read("port ").split()[1])
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.stdin.close()
-        self._process.wait(30)
-        self._process.stdout.close()
+        self._worker.close()
 
     def caption(self, image: Path) -> str:
         """See :meth:`Contender.caption`."""
@@ -51,7 +48,7 @@ class TorchHttp(Contender):
 
 
 def serve(checkpoint: str) -> None:
-    """Serves a checkpoint on a free port, which is written to standard output."""
+    """Serves a checkpoint on a free port, which is written to standard output as ``port 1234``."""
     import numpy as np  # noqa: PLC0415  (the contender itself needs none of this)
     import torch  # noqa: PLC0415
     from ofa_build.checkpoint import load_checkpoint  # noqa: PLC0415
@@ -81,7 +78,7 @@ def serve(checkpoint: str) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        sys.stdout.write(f"{server.server_port}\n")
+        sys.stdout.write(f"port {server.server_port}\n")
         sys.stdout.flush()
         sys.stdin.read()
         server.shutdown()

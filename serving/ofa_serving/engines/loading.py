@@ -31,41 +31,33 @@ class EngineChoice:
 
 def load_encoder(choice: EngineChoice, directory: Path) -> EncoderEngine:
     """Loads the encoder built into a version folder."""
-    if choice.kind == "openvino":
-        from .openvino import OpenVinoEncoder
-
-        return OpenVinoEncoder(directory, choice.threads, choice.precision)
-    if choice.device == CPU:
-        from .onnxruntime import OnnxRuntimeEncoder
-
-        return OnnxRuntimeEncoder(directory, choice.threads)
-    from .device import Device
-
-    if choice.kind == "tensorrt":
-        from .tensorrt import TensorRtEncoder
-
-        return TensorRtEncoder(directory, Device.named(choice.device))
-    from .onnxruntime_device import DeviceEncoder
-
-    return DeviceEncoder(directory, Device.named(choice.device))
+    encoder, _, arguments = _engines(choice)
+    return encoder(directory, *arguments)
 
 
 def load_decoder(choice: EngineChoice, directory: Path) -> DecoderEngine:
     """Loads the decoder built into a version folder of the beam search's model."""
+    _, decoder, arguments = _engines(choice)
+    return decoder(directory, *arguments)
+
+
+def _engines(choice: EngineChoice) -> tuple[type[EncoderEngine], type[DecoderEngine], tuple]:
+    """The two classes, and what they take beside the folder."""
     if choice.kind == "openvino":
-        from .openvino import OpenVinoEngine
+        from .openvino import OpenVinoEncoder, OpenVinoEngine
 
-        return OpenVinoEngine(directory, choice.threads, choice.precision)
+        return OpenVinoEncoder, OpenVinoEngine, (choice.threads, choice.precision)
     if choice.device == CPU:
-        from .onnxruntime import OnnxRuntimeEngine
+        from .onnxruntime import OnnxRuntimeEncoder, OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(directory, choice.threads)
+        return OnnxRuntimeEncoder, OnnxRuntimeEngine, (choice.threads,)
     from .device import Device
 
+    device = Device.named(choice.device)
     if choice.kind == "tensorrt":
-        from .tensorrt import TensorRtEngine
+        from .tensorrt import TensorRtEncoder, TensorRtEngine
 
-        return TensorRtEngine(directory, Device.named(choice.device))
-    from .onnxruntime_device import DeviceEngine
+        return TensorRtEncoder, TensorRtEngine, (device,)
+    from .onnxruntime_device import DeviceEncoder, DeviceEngine
 
-    return DeviceEngine(directory, Device.named(choice.device))
+    return DeviceEncoder, DeviceEngine, (device,)
