@@ -15,7 +15,7 @@ DEVICE ?= cpu
 PRECISION ?= fp32
 SIZE ?= tiny
 PIXELS ?= 480
-CONTENDERS ?= onnxruntime:fp32 openvino:fp32 openvino:bf16
+CONTENDERS ?= onnxruntime:fp32 openvino:bf16 openvino:int8
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
@@ -42,10 +42,10 @@ artifacts/ofa_caption/manifest.json: $(VENV)/.ready $(wildcard checkpoints/emoji
 	$(BIN)/ofa-build build checkpoints/emoji
 
 .PHONY: build
-build: $(VENV)/.ready ## CHECKPOINT=dir-or-hub-name NAME=name [ENGINE= DEVICE= PRECISION= SHA256=]: engines and repository
+build: $(VENV)/.ready ## CHECKPOINT=dir-or-hub-name NAME=name [ENGINE= DEVICE= PRECISION= PICTURES= SHA256=]: engines and repository
 	@test -n "$(CHECKPOINT)" || { echo "make build needs CHECKPOINT=directory, .pt file or hub name"; exit 2; }
 	$(BIN)/ofa-build build "$(CHECKPOINT)" --name "$(NAME)" --engine $(ENGINE) --device $(DEVICE) --precision $(PRECISION) \
-	  $(if $(SHA256),--sha256 $(SHA256))
+	  $(if $(PICTURES),--pictures "$(PICTURES)") $(if $(SHA256),--sha256 $(SHA256))
 
 .PHONY: serve
 serve: $(VENV)/.ready ## NAME=name [HTTP_PORT= GRPC_PORT= METRICS_PORT=]: serve a built checkpoint in the foreground

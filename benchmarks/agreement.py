@@ -26,6 +26,7 @@ from .machine import describe
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "emoji"
 CHUNK = 25
+PICTURES = 200
 
 
 def main() -> None:
@@ -72,10 +73,17 @@ def _captions(contender: str, files: list[bytes], work: Path, device: str) -> li
     name = f"agreement_{device}_{engine}_{precision}"
     if not (work / name).exists():
         serving = Serving.on(device, engine, precision)
-        build_artifact(load_checkpoint(str(CHECKPOINT)), CHECKPOINT.name, name, work, serving)
+        pictures = _pictures() if precision == "int8" else []
+        build_artifact(load_checkpoint(str(CHECKPOINT)), CHECKPOINT.name, name, work, serving, pictures)
     with LocalCaptioner(work / name / "model_repository", name) as captioner:
         parts = (captioner.captions(files[first : first + CHUNK]) for first in range(0, len(files), CHUNK))
         return [best for part in parts for best, *_ in part]
+
+
+def _pictures() -> list[bytes]:
+    """Scenes of those that training shows, which quantizing takes its ranges from."""
+    sampler, art = SceneSampler(Split.TRAIN, SEED, TRAINING_STYLES), Art.load(TRAINING_STYLES)
+    return [scene_file(sampler, number, art) for number in range(PICTURES)]
 
 
 def _share(given: list[str], wanted: list[str]) -> float:

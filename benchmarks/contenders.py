@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -104,14 +105,22 @@ class Server(Served):
     """One with some engine, built when it is first asked for."""
 
     def __init__(
-        self, checkpoint: Checkpoint, engine: str, precision: str, work: Path, concurrency: int, device: str = "cpu"
+        self,
+        checkpoint: Checkpoint,
+        engine: str,
+        precision: str,
+        work: Path,
+        concurrency: int,
+        device: str = "cpu",
+        images: Sequence[Path] = (),
     ) -> None:
         place = "" if device == "cpu" else f"{device}_"
         model, artifacts = f"bench_{place}{engine}_{precision}", work / "artifacts"
         super().__init__(f"{engine} {precision}", model, artifacts, concurrency, precision)
         self.repository = artifacts / model / "model_repository"
         if not self.repository.exists():
-            build_artifact(checkpoint, "random", model, artifacts, Serving.on(device, engine, precision))
+            pictures = [image.read_bytes() for image in images] if precision == "int8" else []
+            build_artifact(checkpoint, "random", model, artifacts, Serving.on(device, engine, precision), pictures)
 
 
 class ModelScope(Contender):

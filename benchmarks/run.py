@@ -39,7 +39,8 @@ def main() -> None:
     images = write_images(work / "images", flags.images)
     read = load_checkpoint(str(checkpoint))
     servers = [
-        Server(read, *contender.split(":"), work, flags.concurrency, flags.device) for contender in flags.contenders
+        Server(read, *contender.split(":"), work, flags.concurrency, flags.device, images)
+        for contender in flags.contenders
     ]
     contenders: list[Contender] = [*servers, *([ModelScope(checkpoint, flags.peer)] if flags.peer else [])]
     del read
@@ -83,7 +84,7 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--image-size", type=int, default=480)
     parser.add_argument("--device", choices=("cpu", "gpu", "host"), default="cpu", help="host: a GPU's engines without")
-    parser.add_argument("--contenders", nargs="+", default=["onnxruntime:fp32", "openvino:fp32", "openvino:bf16"])
+    parser.add_argument("--contenders", nargs="+", default=["onnxruntime:fp32", "openvino:bf16", "openvino:int8"])
     parser.add_argument("--peer", type=Path, help="Python of an environment with ModelScope")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=8, help="in each round")

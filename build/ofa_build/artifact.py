@@ -7,17 +7,19 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from ofa_serving.contract import MAX_LENGTH, Names
 from ofa_serving.host import installed_version, visible_gpu
+from ofa_serving.images import load_pixels
 from ofa_serving.local import LocalCaptioner
 from ofa_serving.manifest import FILE_NAME, CheckpointRecord, FileRecord, Manifest
 
 from .checkpoint import Checkpoint
 from .export.graphs import CROSS, ENCODER, STEP, export_graphs
+from .export.quantization import quantize_encoder, quantize_projection
 from .model import OFA
 from .plans import build_plan
 from .repository import Serving, Shape, model_configs, write_configs
@@ -28,7 +30,9 @@ KNOWN_IMAGE = Path(__file__).parent / "known_image.jpg"
 """The image whose caption every server must give before it is ready."""
 
 
-def build_artifact(checkpoint: Checkpoint, source: str, name: str, artifacts: Path, serving: Serving) -> Path:
+def build_artifact(
+    checkpoint: Checkpoint, source: str, name: str, artifacts: Path, serving: Serving, pictures: Sequence[bytes] = ()
+) -> Path:
     """Builds the engines and everything around them.
 
     Args:
@@ -37,6 +41,7 @@ def build_artifact(checkpoint: Checkpoint, source: str, name: str, artifacts: Pa
         name: the public model's name and the folder's.
         artifacts: where the folder goes; an older one of this name is replaced when the new one is complete.
         serving: how the models will run.
+        pictures: for int8, files of pictures like those to be captioned.
 
     Returns:
         ``artifacts/name``.
@@ -44,7 +49,7 @@ def build_artifact(checkpoint: Checkpoint, source: str, name: str, artifacts: Pa
     artifacts.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=artifacts))
     try:
-        _fill(partial, checkpoint, source, name, serving)
+        _fill(partial, checkpoint, source, name, serving, pictures)
         final = artifacts / name
         if final.exists():
             shutil.rmtree(final)
@@ -55,12 +60,18 @@ def build_artifact(checkpoint: Checkpoint, source: str, name: str, artifacts: Pa
         raise
 
 
-def _fill(folder: Path, checkpoint: Checkpoint, source: str, name: str, serving: Serving) -> None:
+def _fill(
+    folder: Path, checkpoint: Checkpoint, source: str, name: str, serving: Serving, pictures: Sequence[bytes]
+) -> None:
     names, settings = Names(name), checkpoint.settings
     repository = folder / "model_repository"
     log.info("exporting the graphs")
     encoder, search = (repository / model / "1" for model in (names.encoder, names.beam_search))
     length = _write_graphs(encoder, search, checkpoint, serving.precision)
+    if serving.precision == "int8":
+        log.info("quantizing, by %d pictures", len(pictures))
+        quantize_encoder(encoder / ENCODER, (load_pixels(file, settings.patch_image_size) for file in pictures))
+        quantize_projection(search / STEP)
     shape = Shape(settings.patch_image_size, length, checkpoint.config.d_model, settings.language)
     write_configs(repository, names, model_configs(names, shape, settings.generation, serving))
     for file_name, content in checkpoint.tokenizer_files.items():

@@ -7,14 +7,18 @@ from pathlib import Path
 
 AUTO = "auto"
 PRECISIONS = {
-    "cpu": {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")},
+    "cpu": {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16", "int8")},
     "gpu": {"onnxruntime": ("fp32", "fp16"), "tensorrt": ("fp32", "fp16")},
 }
 """What each engine is built in, on each device; fp32 gives the reference's captions exactly."""
 
 ENGINES = tuple(dict.fromkeys(engine for engines in PRECISIONS.values() for engine in engines))
 
-BF16_INSTRUCTIONS = frozenset({"amx_bf16", "avx512_bf16"})
+INSTRUCTIONS = {
+    "bf16": frozenset({"amx_bf16", "avx512_bf16"}),
+    "int8": frozenset({"amx_int8", "avx512_vnni", "avx_vnni"}),
+}
+"""What makes a precision faster than fp32 on a CPU, by its names in the kernel."""
 
 
 class ChoiceError(Exception):
@@ -66,13 +70,13 @@ def choose(engine: str, precision: str, device: str, instructions: frozenset[str
 
 def _precision(engine: str, precision: str, device: str, instructions: frozenset[str]) -> tuple[str, str]:
     """The precision and why."""
-    native = sorted(instructions & BF16_INSTRUCTIONS)
-    if precision == "bf16" and device == "cpu" and not native:
-        return precision, "as asked, but this CPU has no bf16 instructions: expect no gain over fp32 on it"
+    if device == "cpu" and precision in INSTRUCTIONS and instructions.isdisjoint(INSTRUCTIONS[precision]):
+        return precision, f"as asked, but this CPU has no {precision} instructions: expect no gain over fp32 on it"
     if precision != AUTO:
         return precision, "as asked"
     if device == "gpu":
         return "fp16", "a GPU multiplies matrices fastest in half precision"
+    native = sorted(instructions & INSTRUCTIONS["bf16"])
     if native and engine in (AUTO, "openvino"):
         return "bf16", f"this CPU has {native[0]}"
     return "fp32", "nothing faster is offered here"

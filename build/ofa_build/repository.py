@@ -33,7 +33,7 @@ class Serving:
 
     Attributes:
         engine: ``onnxruntime``, ``openvino`` or ``tensorrt``.
-        precision: ``fp32``, ``bf16`` with OpenVINO, ``fp16`` on a GPU.
+        precision: ``fp32``, ``bf16`` and ``int8`` with OpenVINO, ``fp16`` on a GPU.
         device: ``cpu``, ``gpu``, or ``host``: as on a GPU, without one, for tests.
         states_on_gpu: whether the encoder's states reach the search without leaving the GPU.
         threads: of each CPU engine; 0 takes all cores.

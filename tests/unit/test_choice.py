@@ -4,6 +4,7 @@ import pytest
 from ofa_build.choice import ChoiceError, choose, cpu_instructions
 
 PLAIN = frozenset({"avx2"})
+VNNI = frozenset({"avx2", "avx512_vnni"})
 BF16 = frozenset({"avx2", "avx512_bf16"})
 
 CHOSEN = {
@@ -18,6 +19,8 @@ CHOSEN = {
     "the fastest of an engine": (("onnxruntime", "auto", "cpu", BF16), ("onnxruntime", "fp32"), "nothing faster"),
     "as asked": (("openvino", "fp32", "cpu", PLAIN), ("openvino", "fp32"), "as asked"),
     "asked for what this CPU lacks": (("openvino", "bf16", "cpu", PLAIN), ("openvino", "bf16"), "expect no gain"),
+    "int8": (("auto", "int8", "cpu", VNNI), ("openvino", "int8"), "as asked; openvino"),
+    "int8 on a CPU without": (("auto", "int8", "cpu", BF16), ("openvino", "int8"), "no int8 instructions"),
     "a GPU": (("auto", "fp32", "gpu", PLAIN), ("onnxruntime", "fp32"), "runs on every GPU"),
     "a GPU's fastest": (("auto", "auto", "gpu", BF16), ("onnxruntime", "fp16"), "half precision"),
     "a GPU's other engine": (("tensorrt", "auto", "gpu", PLAIN), ("tensorrt", "fp16"), "half precision"),
@@ -33,8 +36,8 @@ def test_choices(asked, built, why):
 
 REFUSED = {
     ("onnxruntime", "bf16", "cpu"): "engine onnxruntime on a CPU is built in fp32, not in bf16",
-    ("auto", "fp16", "cpu"): "engine openvino on a CPU is built in fp32 or bf16, not in fp16",
-    ("auto", "int8", "cpu"): "not in int8",
+    ("auto", "fp16", "cpu"): "engine openvino on a CPU is built in fp32 or bf16 or int8, not in fp16",
+    ("onnxruntime", "int8", "cpu"): "engine onnxruntime on a CPU is built in fp32, not in int8",
     ("auto", "bf16", "gpu"): "engine onnxruntime on a GPU is built in fp32 or fp16, not in bf16",
     ("tensorrt", "int8", "gpu"): "engine tensorrt on a GPU is built in fp32 or fp16, not in int8",
     ("tensorrt", "fp32", "cpu"): "engine tensorrt is for --device gpu",

@@ -8,7 +8,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ofa_serving.contract import DEFAULT_NAME
+from ofa_serving.contract import DEFAULT_NAME, CaptionError
+from ofa_serving.images import load_pixels
 
 from ..artifact import build_artifact
 from ..checkpoint import CheckpointError, load_checkpoint
@@ -17,6 +18,9 @@ from ..plans import load_tensorrt
 from ..repository import Serving
 
 log = logging.getLogger("ofa-build")
+
+PICTURES = 200
+"""A range is known after a few; each is a run of the encoder."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -36,6 +40,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         default="fp32",
         help="fp32 is exact; auto is the fastest that this machine has instructions for (default %(default)s)",
     )
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="FOLDER",
+        help=f"for int8: pictures like those to be captioned, of which {PICTURES} at most are taken",
+    )
     parser.add_argument("--sha256", help="what the weights must hash to, as a manifest of another build says it")
     parser.add_argument(
         "--threads", type=int, default=0, help="of each CPU engine; 0 is one for each core it may use (default)"
@@ -52,11 +62,31 @@ def run(flags: argparse.Namespace) -> None:
     if choice.engine == "tensorrt":
         load_tensorrt()
     log.info("engine %s, precision %s: %s", choice.engine, choice.precision, choice.why)
+    pictures = _pictures(flags.pictures) if choice.precision == "int8" else ()
     serving = replace(Serving.on(flags.device, choice.engine, choice.precision), threads=flags.threads)
     checkpoint = load_checkpoint(flags.checkpoint)
     if flags.sha256 not in (None, checkpoint.sha256):
         raise CheckpointError(
             f"the weights of {flags.checkpoint} hash to {checkpoint.sha256}, not to what was asked for"
         )
-    folder = build_artifact(checkpoint, flags.checkpoint, flags.name, flags.artifacts, serving)
+    folder = build_artifact(checkpoint, flags.checkpoint, flags.name, flags.artifacts, serving, pictures)
     log.info("built %s", folder)
+
+
+def _pictures(folder: Path | None) -> list[bytes]:
+    """Picture files from all over a folder; what cannot be read is named and passed over."""
+    if folder is None:
+        raise ChoiceError("int8 needs --pictures FOLDER: pictures like those to be captioned")
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    pictures = []
+    for path in paths[:: -(-len(paths) // PICTURES) or 1]:
+        data = path.read_bytes()
+        try:
+            load_pixels(data, size=1)
+        except CaptionError as error:
+            log.warning("%s is passed over: %s", path.name, error)
+        else:
+            pictures.append(data)
+    if not pictures:
+        raise ChoiceError(f"--pictures {folder} has no picture that can be read")
+    return pictures

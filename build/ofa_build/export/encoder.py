@@ -62,8 +62,8 @@ class EncoderGraph(nn.Module):
             weights = (queries @ keys.transpose(-1, -2) + self._bias(index)).softmax(-1)
             mixed = (weights @ values).transpose(1, 2).reshape(batch * length, width)
             x = layer.feed_forward(layer.after_attention(x, self.outputs[index](mixed)))
-        x = x if encoder.layer_norm is None else encoder.layer_norm(x)
-        return x.view(batch, length, width)
+        x = x.view(batch, length, width)  # before the norm: OpenVINO fails to read an int8 graph that has it after
+        return x if encoder.layer_norm is None else encoder.layer_norm(x)
 
     def _bias(self, layer: int) -> Tensor:
         if self.biases is not None:

@@ -18,7 +18,7 @@ class EngineChoice:
 
     Attributes:
         kind: ``onnxruntime``, ``openvino`` or ``tensorrt``.
-        precision: ``fp32``, ``bf16`` with OpenVINO, ``fp16`` on a GPU; what was exported or built has its own.
+        precision: ``fp32``, with OpenVINO ``bf16`` and ``int8`` too, on a GPU ``fp16``; what was exported has its own.
         threads: of an engine on the CPU; 0 for one a usable core.
         device: ``cpu``; ``gpu`` or ``gpu:1``, or ``host``, see :meth:`Device.named`.
     """

@@ -15,8 +15,8 @@ from ..cores import usable_cores
 from .base import EncoderEngine
 from .cached import GraphEngine
 
-PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
-"""The precisions that need no other graph: OpenVINO converts as it loads."""
+PRECISIONS = ("fp32", "bf16", "int8")
+"""The first two need no other graph: OpenVINO converts as it loads. What an int8 graph leaves is in bf16 if it can."""
 
 
 @cache
@@ -29,16 +29,23 @@ def core() -> ov.Core:
     return ov.Core()
 
 
+def in_bf16(precision: str) -> bool:
+    """Whether what is not of another type in the graph is computed in bf16."""
+    if precision == "int8":
+        return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return precision == "bf16"
+
+
 def compiled(model: ov.Model, threads: int, precision: str) -> ov.CompiledModel:
     """A graph ready to run, as a single stream of ``threads`` threads .
 
     Args:
         model: the graph.
         threads: of the stream; 0 for one a usable core.
-        precision: a key of :data:`PRECISIONS`.
+        precision: one of :data:`PRECISIONS`.
     """
     options = {
-        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "INFERENCE_PRECISION_HINT": "bf16" if in_bf16(precision) else "f32",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads or usable_cores(),
         "ENABLE_CPU_PINNING": False,  # the stages share the cores
@@ -64,7 +71,7 @@ class OpenVinoEngine(GraphEngine):
     in_place = False  # OpenVINO may reuse an output's memory before the input is read
 
     def __init__(self, directory: Path, threads: int, precision: str) -> None:
-        self._half = precision == "bf16"
+        self._half = in_bf16(precision)
         self.dtype = np.uint16 if self._half else np.float32  # NumPy has no bfloat16: its bits
         cross, step = (self._read(directory / name) for name in ("cross.onnx", "step.onnx"))
         super().__init__({port.get_any_name(): _shape(port) for port in step.inputs})
