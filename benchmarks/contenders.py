@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 from ofa_build.artifact import build_artifact
 from ofa_build.checkpoint import Checkpoint
 from ofa_build.repository import Serving
@@ -85,9 +84,11 @@ class Served(Contender):
         """See :meth:`Contender.caption`."""
         return self._captioner.caption(image).text
 
-    def stages(self, image: Path) -> np.ndarray:
-        """``timing_ms`` of one request."""
-        return np.asarray(list(self._captioner.caption(image, details=True).timing_ms.values()))
+    def stages(self, image: Path) -> tuple[float, list[float]]:
+        """One request's seconds and its ``timing_ms``."""
+        started = time.perf_counter()
+        caption = self._captioner.caption(image, details=True)
+        return time.perf_counter() - started, list(caption.timing_ms.values())
 
     def resident_bytes(self) -> int:
         """Proportional memory of every process of the server, its launcher among them."""

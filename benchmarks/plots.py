@@ -11,9 +11,12 @@ import matplotlib.pyplot as plt
 
 
 def floor_ms(results: dict, precision: str) -> float:
-    """One caption's arithmetic at the rate of this machine's matrix products; in int8 the rate of float32 stands in."""
+    """One caption's arithmetic at the rate of this machine's matrix products.
+
+    An int8 engine computes in two types, and its convolutions alone in int8; it is held to the floor of bf16.
+    """
     rates = results["ceiling_gflops"]
-    return results["gflop_a_caption"] / rates.get(precision, rates["fp32"]) * 1e3
+    return results["gflop_a_caption"] / rates["bf16" if precision == "int8" else precision] * 1e3
 
 
 def plot_stages(results: dict, path: Path) -> None:

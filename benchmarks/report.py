@@ -71,11 +71,11 @@ def _servers(results: dict) -> Iterable[str]:
     for name, figures in results["servers"].items():
         stages = figures["stages_ms"]
         engines = stages["encode"] + stages["search"]
-        outside = 1 - engines / results["contenders"][name]["latency_ms"]
+        outside = 1 - engines / figures["latency_ms"]
         listed = ", ".join(f"{stage.replace('_', ' ')} {ms:.1f}" for stage, ms in stages.items())
         size = results["engines"][name]["size_mib"]
         rows.append([name, figures["start_seconds"], figures["resident_mib"], size, listed, f"{outside:.0%}"])
-    header = ["", "ready after, s", "memory, MiB", "engines, MiB", "stages, ms", "outside encode and search"]
+    header = ["", "ready after, s", "memory, MiB", "engines, MiB", "stages of a request, ms", "outside both engines"]
     yield from _table(header, rows)
 
 

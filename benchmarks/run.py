@@ -119,11 +119,12 @@ def _summary(contender: Contender, rounds: list[dict]) -> dict[str, float]:
 
 
 def _server_figures(server: Server, images: list[Path]) -> dict:
-    stages = np.median([server.stages(image) for image in images], axis=0)
+    seconds, stages = zip(*(server.stages(image) for image in images), strict=True)
     return {
         "start_seconds": round(server.served.start_seconds, 1),
         "resident_mib": server.resident_bytes() >> 20,
-        "stages_ms": dict(zip(STAGES, np.round(stages, 1).tolist(), strict=True)),
+        "stages_ms": dict(zip(STAGES, np.median(stages, axis=0).round(1).tolist(), strict=True)),
+        "latency_ms": round(statistics.median(seconds) * 1e3, 1),
     }
 
 

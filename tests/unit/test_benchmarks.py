@@ -33,7 +33,12 @@ def results():
         "ceiling_gflops": {"fp32": 1000.0, "fp16": 4000.0},
         "contenders": {FASTER: contender(20.0, 100.0, "fp16"), SLOWER: contender(200.0, 5.0, "fp32")},
         "servers": {
-            FASTER: {"start_seconds": 2.0, "resident_mib": 900, "stages_ms": dict.fromkeys(STAGES, 3.0)},
+            FASTER: {
+                "start_seconds": 2.0,
+                "resident_mib": 900,
+                "latency_ms": 16.0,
+                "stages_ms": dict.fromkeys(STAGES, 3.0),
+            },
         },
         "load": {FASTER: {"closed": {"1": answers, "4": answers}, "poisson": {"rate": 7.0, **answers}}},
         "engines": {FASTER: {"encoder": {"1": 8.0}, "search": {"1": {"1": 2.0}, "5": {"1": 2.0}}, "size_mib": 66.0}},
@@ -52,6 +57,8 @@ def test_the_arithmetic_of_a_caption_is_counted():
 def test_the_floor_is_of_the_precision(results):
     assert floor_ms(results, "fp32") == pytest.approx(40)
     assert floor_ms(results, "fp16") == pytest.approx(10)
+    results["ceiling_gflops"] = {"fp32": 1000.0, "bf16": 2000.0}
+    assert floor_ms(results, "int8") == pytest.approx(20)
 
 
 def test_a_report_says_what_was_measured_where(results, tmp_path):
