@@ -12,6 +12,7 @@ REFUSED = {
     "int8 in ONNX Runtime": (["--engine", "onnxruntime", "--precision", "int8"], "is built in fp32, not in int8"),
     "int8 by no pictures": (["--precision", "int8"], "int8 needs --pictures FOLDER"),
     "int8 by a folder without": (["--precision", "int8", "--pictures", "."], "has no picture that can be read"),
+    "pictures for fp32": (["--pictures", "."], "--pictures is for int8, not for fp32"),
     "int8 by no folder": (["--precision", "int8", "--pictures", "nowhere"], "nowhere"),
     "fewer than no threads": (["--threads", "-1"], "0 or more"),
     "weights that are others": (["--sha256", "0" * 64], "not to what was asked for"),

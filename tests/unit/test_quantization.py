@@ -1,6 +1,7 @@
 """int8: which numbers are rounded, and that the bundled checkpoint still says what it said."""
 
 import shutil
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,18 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "images"
 
 
+def build_bundled(precision, artifacts):
+    flags = ["--engine", "openvino", "--precision", precision, "--name", precision, "--artifacts", str(artifacts)]
+    pictures = ["--pictures", str(EXAMPLES)] if precision == "int8" else []
+    assert main(["build", str(ROOT / "checkpoints" / "emoji"), *flags, *pictures]) == 0
+    return artifacts / precision / "model_repository"
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A function that gives the bundled checkpoint's repository in a precision."""
     artifacts = tmp_path_factory.mktemp("artifacts")
-
-    def build(precision):
-        flags = ["--engine", "openvino", "--precision", precision, "--pictures", str(EXAMPLES)]
-        if not (artifacts / precision).exists():
-            checkpoint = str(ROOT / "checkpoints" / "emoji")
-            assert main(["build", checkpoint, "--name", precision, "--artifacts", str(artifacts), *flags]) == 0
-        return artifacts / precision / "model_repository"
-
-    return build
+    return cache(partial(build_bundled, artifacts=artifacts))
 
 
 def test_what_every_convolution_but_the_first_reads_is_rounded(built):
@@ -58,6 +58,22 @@ def test_a_projection_of_8_bits_is_within_half_a_step_of_the_weights(built, tmp_
 
 
 def test_the_examples_captions_stay(built):
-    files = [path.read_bytes() for path in sorted(EXAMPLES.iterdir())]
-    with LocalCaptioner(built("fp32"), "fp32") as exact, LocalCaptioner(built("int8"), "int8") as rounded:
-        assert [text for text, *_ in rounded.captions(files)] == [text for text, *_ in exact.captions(files)]
+    assert examples(built("int8"), "int8") == examples(built("fp32"), "fp32")
+
+
+def test_a_large_graphs_weights_stay_in_a_file_beside_it(built, tmp_path, monkeypatch):
+    monkeypatch.setattr("ofa_build.export.graphs.SINGLE_FILE_BYTES", 2**20)
+    repository = build_bundled("int8", tmp_path)
+    graphs = [path for path in repository.rglob("*.onnx") if path.name in ("model.onnx", "step.onnx")]
+    assert len(graphs) == 2
+    for graph in graphs:
+        whole = built("int8") / graph.relative_to(repository)
+        beside = graph.with_name(f"{graph.name}.data")
+        assert graph.stat().st_size < whole.stat().st_size / 2
+        assert graph.stat().st_size + beside.stat().st_size < 1.1 * whole.stat().st_size  # and none of the old ones
+    assert examples(repository, "int8") == examples(built("int8"), "int8")
+
+
+def examples(repository, name):
+    with LocalCaptioner(repository, name) as captioner:
+        return [text for text, *_ in captioner.captions([path.read_bytes() for path in sorted(EXAMPLES.iterdir())])]

@@ -62,6 +62,8 @@ def run(flags: argparse.Namespace) -> None:
     if choice.engine == "tensorrt":
         load_tensorrt()
     log.info("engine %s, precision %s: %s", choice.engine, choice.precision, choice.why)
+    if flags.pictures and choice.precision != "int8":
+        raise ChoiceError(f"--pictures is for int8, not for {choice.precision}")
     pictures = _pictures(flags.pictures) if choice.precision == "int8" else ()
     serving = replace(Serving.on(flags.device, choice.engine, choice.precision), threads=flags.threads)
     checkpoint = load_checkpoint(flags.checkpoint)

@@ -28,6 +28,11 @@ SINGLE_FILE_BYTES = 1 << 30
 _DYNAMIC = torch.export.Dim.DYNAMIC
 
 
+def weights_of(path: Path) -> Path:
+    """The file beside a large graph that has its weights."""
+    return path.with_name(f"{path.name}.data")
+
+
 def export_graphs(
     encoder_folder: Path,
     decoder_folder: Path,

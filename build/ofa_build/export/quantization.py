@@ -6,7 +6,6 @@ else there is stays as it was: it would gain little, and attention loses most by
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,8 @@ import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+from .graphs import weights_of
 
 PROJECTION = "head.projection.weight"
 """The vocabulary projection's weights [V, d] in the step's graph, see :class:`.vocabulary.VocabularyHead`."""
@@ -39,29 +40,27 @@ def quantize_encoder(path: Path, pixels: Iterable[np.ndarray]) -> None:
         path: the exported graph.
         pixels: of pictures like those to come, UINT8 [S, S, 3]; the range of what each convolution takes is theirs.
     """
-    graph = onnx.load(path)
-    add_pre_process_metadata(graph)  # the exporter has inferred the shapes and folded the constants
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        prepared = Path(folder) / path.name
-        onnx.save(graph, prepared)
-        quantize_static(
-            str(prepared),
-            str(path),
-            _Pictures(graph.graph.input[0].name, pixels),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
-            nodes_to_exclude=[next(node.name for node in graph.graph.node if node.op_type == "Conv")],
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            extra_options={"QuantizeBias": False, "OpTypesToExcludeOutputQuantization": ["Conv"]},
-        )
+    model, beside = _take(path)
+    add_pre_process_metadata(model)  # the exporter has inferred the shapes and folded the constants
+    quantize_static(
+        model,
+        path,
+        _Pictures(model.graph.input[0].name, pixels),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv"],
+        nodes_to_exclude=[next(node.name for node in model.graph.node if node.op_type == "Conv")],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=beside,
+        extra_options={"QuantizeBias": False, "OpTypesToExcludeOutputQuantization": ["Conv"]},
+    )
     onnx.checker.check_model(path)
 
 
 def quantize_projection(path: Path) -> None:
     """Rewrites a step whose vocabulary projection reads 8-bit weights, with a scale for each token."""
-    model = onnx.load(path)
+    model, beside = _take(path)
     graph = model.graph
     weights = numpy_helper.to_array(next(tensor for tensor in graph.initializer if tensor.name == PROJECTION))
     scales = np.abs(weights).max(axis=1) / 127
@@ -77,5 +76,13 @@ def quantize_projection(path: Path) -> None:
     graph.node.insert(place, read)
     if not any(PROJECTION in node.input for node in graph.node):  # else they are the token embeddings too
         del graph.initializer[[tensor.name for tensor in graph.initializer].index(PROJECTION)]
-    onnx.save(model, path)
+    onnx.save(model, path, save_as_external_data=beside, location=weights_of(path).name)
     onnx.checker.check_model(path)
+
+
+def _take(path: Path) -> tuple[onnx.ModelProto, bool]:
+    """Reads a graph that is to be written again; its weights, and whether they lay in a file beside it."""
+    model = onnx.load(path)
+    beside = weights_of(path).exists()
+    weights_of(path).unlink(missing_ok=True)  # writing appends to it
+    return model, beside
