@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import uuid
+from collections import Counter
 
 import pytest
 from ofa_client import AsyncCaptioner, Captioner, InvalidParameterError, Retry, TruncatedImageError
@@ -173,12 +174,13 @@ def test_overload_is_weathered(url):
 
 
 def test_results_that_are_gone_are_not_kept():
-    """Objects alive do not grow with the images captioned."""
+    """No kind of object grows with the images captioned; all together vary with what is just in flight."""
     with grpc_server(one_caption) as url, Captioner(url) as captioner:
         alive = []
         for outcome in captioner.caption_many((b"an image" for _ in range(2000)), in_order=False):
             if outcome.index in (500, 1900):
                 del outcome
                 gc.collect()
-                alive.append(len(gc.get_objects()))
-    assert abs(alive[1] - alive[0]) < 1000
+                alive.append(Counter(map(type, gc.get_objects())))
+    grown = alive[1] - alive[0]
+    assert max(grown.values()) < 1000, grown.most_common(5)
