@@ -15,7 +15,6 @@ DEVICE ?= cpu
 PRECISION ?= fp32
 SIZE ?= tiny
 PIXELS ?= 480
-CONTENDERS ?= onnxruntime:fp32 openvino:bf16 openvino:int8
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
@@ -67,8 +66,8 @@ parity: $(VENV)/.ready ## compare with ModelScope's own pipeline, live, in an en
 bench: $(VENV)/.ready ## SIZE=tiny [PIXELS=480] [PEER=modelscope] [CONTENDERS="engine:precision ..."]: speed, to benchmarks/results
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(if $(PEER),scripts/modelscope-environment .venv-modelscope)
-	$(BIN)/python -m benchmarks.run --size $(SIZE) --image-size $(PIXELS) --contenders $(CONTENDERS) \
-	  --work .cache/bench $(if $(PEER),--peer .venv-modelscope/bin/python)
+	$(BIN)/python -m benchmarks.run --size $(SIZE) --image-size $(PIXELS) \
+	  $(if $(CONTENDERS),--contenders $(CONTENDERS)) --work .cache/bench $(if $(PEER),--peer .venv-modelscope/bin/python)
 
 .PHONY: gpu-bench
 gpu-bench: ## [SIZE=tiny PIXELS=480 PEER=modelscope WHEELS=folder]: on a machine with a GPU, its tests and its whole benchmark
