@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
 from ofa_build.artifact import build_artifact
 from ofa_build.checkpoint import Checkpoint
 from ofa_build.repository import Serving
@@ -92,14 +93,8 @@ class Served(Contender):
 
     def resident_bytes(self) -> int:
         """Proportional memory of every process of the server, its launcher among them."""
-        tree, total = [self.served.pid], 0
-        while tree:
-            pid = tree.pop()
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            total += int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1]) << 10
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                tree += map(int, (task / "children").read_text().split())
-        return total
+        launcher = psutil.Process(self.served.pid)
+        return sum(process.memory_full_info().pss for process in (launcher, *launcher.children(recursive=True)))
 
 
 class Server(Served):

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 PROXY = Path(__file__).parents[1] / "deploy/proxy"
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:{sys.prefix}/nginx/usr/sbin")
 MISSING = "there is no nginx, and scripts/nginx could not fetch it (Debian: apt-get install nginx-light)"
@@ -104,8 +106,8 @@ class ProxyProcess:
             assert time.monotonic() < deadline, self.log_path.read_text()
             time.sleep(0.05)
 
-    def _workers(self) -> set[str]:
-        return set(Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split())
+    def _workers(self) -> set[int]:
+        return {child.pid for child in psutil.Process(self._process.pid).children()}
 
     def _listens(self) -> bool:
         for port in (self.http_port, self.grpc_port, self.health_port):

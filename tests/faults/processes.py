@@ -4,30 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
-def children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += map(int, (task / "children").read_text().split())
-    return found
+import psutil
 
 
 def descendants(pid: int) -> set[int]:
     """The process and every one under it."""
-    found, open_ones = set(), [pid]
-    while open_ones:
-        found.add(one := open_ones.pop())
-        open_ones += children(one)
-    return found
+    process = psutil.Process(pid)
+    return {pid, *(child.pid for child in process.children(recursive=True))}
 
 
 def model_processes(server) -> dict[str, int]:
     """The process of each model of a server, by the model's name; of several instances one."""
     found = {}
-    for pid in children(server.server_pid):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        if words[0].endswith("triton_python_backend_stub"):
-            found[Path(words[1]).parents[1].name] = pid
+    for child in psutil.Process(server.server_pid).children():
+        words = child.cmdline()
+        if words and words[0].endswith("triton_python_backend_stub"):
+            found[Path(words[1]).parents[1].name] = child.pid
     return found
 
 
