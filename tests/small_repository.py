@@ -52,7 +52,7 @@ import ofa_serving.contract
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.outputs = [ofa_serving.contract.Tensor.CAPTION, ofa_serving.contract.Tensor.SCORE]
+        self.caption, self.score = ofa_serving.contract.Tensor.CAPTION, ofa_serving.contract.Tensor.SCORE
 
     def execute(self, requests):
         for request in requests:
@@ -62,7 +62,9 @@ class TritonPythonModel:
         time.sleep(float(json.loads(request.parameters()).get("sleep", 0)))
         sums = pb_utils.get_input_tensor_by_name(request, "hidden").as_numpy().sum(axis=1, keepdims=True)
         captions = np.array([[f"sum {value:.2f}".encode()] for value in sums[:, 0]], dtype=np.object_)
-        tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, (captions, sums))]
+        outputs = {self.caption: captions, self.score: sums}
+        wanted = request.requested_output_names()
+        tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items() if name in wanted]
         response = pb_utils.InferenceResponse(tensors)
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 '''

@@ -116,7 +116,13 @@ def refusal(error: CaptionError) -> Any:
 
 
 def send(sender: Any, response: Any) -> None:
-    """Answers a request, for the only time."""
+    """Answers a request, for the only time.
+
+    Args:
+        sender: the request's.
+        response: the error, or the outputs that the request asks for and no other: Triton 2.51 destroys an output that
+            nobody wants without holding the GIL, which breaks Python's memory and then the process.
+    """
     sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
