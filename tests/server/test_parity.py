@@ -96,7 +96,7 @@ def assert_answer(answer, wanted):
 
 def outputs_of(header, data):
     """The caption of a raw answer; its tensors follow each other in the header's order."""
-    assert {output["name"] for output in header["outputs"]} == {*OUTPUTS, "timing_ms"}
+    assert [output["name"] for output in header["outputs"]] == [*OUTPUTS, "timing_ms"]
     for output in header["outputs"]:
         size = output["parameters"]["binary_data_size"]
         if output["name"] == "caption":

@@ -23,7 +23,7 @@ class Call:
     Attributes:
         image: the tensor, BYTES [b, 1].
         settings: of the search.
-        outputs: the tensors the client wants.
+        outputs: the tensors the client wants, in the order of the contract.
         request_id: the client's name for the request, perhaps empty.
         origin: its name in the logs, and its span.
         priority: who waits for the answer.
@@ -71,7 +71,7 @@ class Call:
         return cls(
             image=image,
             settings=GenerationConfig.from_request(parameters, defaults),
-            outputs=list(request.requested_output_names()),
+            outputs=[name for name in Tensor if name in request.requested_output_names()],
             request_id=request_id(request),
             origin=origin,
             priority=priority,
