@@ -88,4 +88,5 @@ def respond(image, script, arrived, wanted):
         "timing_ms": np.array([[0.5, 1, 2, 3, 4]], np.float32),
     }
     # Those asked for alone: send() destroys the others without the GIL, which breaks Python's memory (Triton 2.51).
-    return pb_utils.InferenceResponse([pb_utils.Tensor(name, values) for name, values in outputs.items() if name in wanted])
+    tensors = [pb_utils.Tensor(name, values) for name, values in outputs.items() if name in wanted]
+    return pb_utils.InferenceResponse(tensors)
