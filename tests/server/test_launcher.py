@@ -85,6 +85,11 @@ def test_checkpoints_are_served_side_by_side(server, model):
     assert caption(server, b"another image", model) == caption_of(b"another image")
 
 
+def test_its_memory_comes_from_few_arenas(server):
+    variables = Path(f"/proc/{server.server_pid}/environ").read_bytes().split(b"\0")
+    assert b"MALLOC_ARENA_MAX=" + os.environb.get(b"MALLOC_ARENA_MAX", b"2") in variables
+
+
 def test_it_listens_on_loopback_alone(server):
     for url in (server.http_url, server.grpc_url, server.metrics_url):
         port = int(url.removeprefix("http://").partition("/")[0].rpartition(":")[2])

@@ -32,6 +32,10 @@ from ofa_serving.telemetry.logs import FORMAT_VARIABLE
 from ofa_serving.telemetry.requests import REQUESTS_VARIABLE
 from ofa_serving.telemetry.spans import URL_VARIABLE
 
+_FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
+"""Of glibc's malloc, unless the operator set their number: with one for each thread, memory that one thread frees
+serves no other, and a steady load goes on taking more. Two measure as fast."""
+
 _POLL_SECONDS = 0.1
 _DRAIN_SECONDS = 0.2
 _PROBE_SECONDS = 2
@@ -97,7 +101,7 @@ class Server:
             REQUESTS_VARIABLE: plan.settings.request_log,
             URL_VARIABLE: plan.settings.trace_url,
         }
-        environment = {**plan.installation.environment, **variables}
+        environment = {**_FEW_ARENAS, **plan.installation.environment, **variables}
         self._process = TritonProcess(self._command(prefix), environment, plan.settings.log_format)
         logger.info("started tritonserver, process %d", self._process.pid)
 
