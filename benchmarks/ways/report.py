@@ -28,6 +28,10 @@ def _without_nan(figures: object) -> object:
     return None if isinstance(figures, float) and math.isnan(figures) else figures
 
 
+def _three_digits(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
 def _lines(results: dict, name: str) -> Iterator[str]:
     machine, ways = results["machine"], results["ways"]
     first = next(iter(ways.values()))
@@ -51,7 +55,7 @@ def _lines(results: dict, name: str) -> Iterator[str]:
             way,
             f"{figures['alone_ms']:.1f}",
             f"{slower:.2f}",
-            f"{figures['captions_per_second']:.1f}",
+            _three_digits(figures["captions_per_second"]),
             f"{share:.2f}",
             f"{figures['crowd_p99_ms']:.0f}",
             "-" if math.isnan(figures["arrivals_p99_ms"]) else f"{figures['arrivals_p99_ms']:.0f}",
@@ -72,8 +76,8 @@ def _plot(results: dict, path: Path) -> None:
     figure, panels = plt.subplots(1, 3, figsize=(12, 0.9 + 0.5 * len(ways)), sharey=True, layout="constrained")
     for axes, (column, title) in zip(panels, columns.items(), strict=True):
         bars = axes.barh(list(ways), [figures[column] for figures in ways.values()], color="C0")
-        axes.bar_label(bars, fmt="%.0f", padding=3)
-        axes.margins(x=0.15)
+        axes.bar_label(bars, fmt=_three_digits, padding=3)
+        axes.margins(x=0.25)
         axes.set_title(title, fontsize="medium")
     panels[0].invert_yaxis()
     figure.savefig(path, dpi=110)
