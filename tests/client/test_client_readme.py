@@ -11,10 +11,11 @@ from pathlib import Path
 
 import ofa_client
 import pytest
+from fenced import blocks
 from ofa_client import contract
 
 README = (Path(__file__).parents[2] / "client/README.md").read_text(encoding="utf-8")
-PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PROGRAMS = blocks(README, "python")
 COMMANDS = re.findall(r"^\$ ofa-caption (.*)$", README, re.MULTILINE)
 
 

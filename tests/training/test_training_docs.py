@@ -2,25 +2,24 @@
 
 import csv
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fenced import blocks
 from serving_process import ServerProcess
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/training.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-SHELL = [text for language, text in BLOCKS if not language and text[0] != "{"]
-(PROGRAM,) = [text for language, text in BLOCKS if language == "python"]
+SHELL = [text for text in blocks(PAGE) if text[0] != "{"]
+(PROGRAM,) = blocks(PAGE, "python")
 SERVED = "grpc://127.0.0.1:8001"
 
 
 def block(words):
     """The page's one block of commands with these words."""
-    (found,) = [block for block in SHELL if words in block]
+    (found,) = [commands for commands in SHELL if words in commands]
     return found
 
 
@@ -56,6 +55,13 @@ def tuned(folder, data):
     return folder / "work/tuned"
 
 
+@pytest.fixture(scope="module")
+def scores(folder, tuned):
+    """What the evaluation with torch leaves."""
+    shell(folder, block("--out work/scores"))
+    return folder / "work/scores"
+
+
 def test_fine_tuning_leaves_what_the_page_lists(tuned):
     for name in ("best/pytorch_model.bin", "last/pytorch_model.bin", "evaluations.csv", "state.pt", "recipe.json"):
         assert (tuned / name).is_file()
@@ -80,22 +86,21 @@ def test_the_call_from_python(folder, data):
     assert "CIDEr" in result
 
 
-def test_evaluating(folder, tuned):
-    shell(folder, block("--out work/scores"))
-    scores = json.loads((folder / "work/scores/scores.json").read_text())
-    assert scores["scores"].keys() >= {"BLEU-4", "METEOR", "ROUGE-L", "CIDEr"}
+def test_evaluating(scores):
+    found = json.loads((scores / "scores.json").read_text())
+    assert found["scores"].keys() >= {"BLEU-4", "METEOR", "ROUGE-L", "CIDEr"}
     for name in ("scores.md", "report.html"):
-        assert (folder / "work/scores" / name).stat().st_size > 0
+        assert (scores / name).stat().st_size > 0
 
 
-def test_evaluating_as_served(folder, tuned):
+def test_evaluating_as_served(folder, scores):
     build, serve, evaluate = block("ofa-serve").splitlines()
     shell(folder, build)
     assert serve.split("#")[0].split() == [".venv/bin/ofa-serve", "tuned"]
     with ServerProcess(folder / "artifacts", ["tuned"], folder) as server:
         assert SERVED in evaluate
         shell(folder, evaluate.replace(SERVED, f"grpc://{server.grpc_url}"))
-    torch, served = (json.loads((folder / f"work/{name}/scores.json").read_text()) for name in ("scores", "served"))
+    torch, served = (json.loads((each / "scores.json").read_text()) for each in (scores, folder / "work/served"))
     assert served["scores"]["CIDEr"] == pytest.approx(torch["scores"]["CIDEr"])
 
 
