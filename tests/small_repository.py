@@ -47,13 +47,10 @@ import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-import ofa_serving.contract
+from ofa_serving.contract import Tensor
 
 
 class TritonPythonModel:
-    def initialize(self, args):
-        self.caption, self.score = ofa_serving.contract.Tensor.CAPTION, ofa_serving.contract.Tensor.SCORE
-
     def execute(self, requests):
         for request in requests:
             threading.Thread(target=self.answer, args=(request, request.get_response_sender())).start()
@@ -62,7 +59,7 @@ class TritonPythonModel:
         time.sleep(float(json.loads(request.parameters()).get("sleep", 0)))
         sums = pb_utils.get_input_tensor_by_name(request, "hidden").as_numpy().sum(axis=1, keepdims=True)
         captions = np.array([[f"sum {value:.2f}".encode()] for value in sums[:, 0]], dtype=np.object_)
-        outputs = {self.caption: captions, self.score: sums}
+        outputs = {Tensor.CAPTION: captions, Tensor.SCORE: sums}
         wanted = request.requested_output_names()
         tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items() if name in wanted]
         response = pb_utils.InferenceResponse(tensors)

@@ -71,7 +71,7 @@ class Call:
         return cls(
             image=image,
             settings=GenerationConfig.from_request(parameters, defaults),
-            outputs=[name for name in Tensor if name in request.requested_output_names()],
+            outputs=sorted(request.requested_output_names(), key=list(Tensor).index),
             request_id=request_id(request),
             origin=origin,
             priority=priority,
