@@ -7,14 +7,13 @@ import torch
 from ofa_build.training.criterion import counted_tokens, token_losses
 from ofa_build.training.recipe import CROSS_ENTROPY, DISTILLATION, SELF_CRITICAL, Recipe, RecipeError
 
-PAD = 1
-LOGITS = torch.log(torch.tensor([[[0.5, 0.1, 0.2, 0.2], [0.1, 0.1, 0.1, 0.7], [0.25, 0.25, 0.25, 0.25]]]))
-TARGETS = torch.tensor([[0, 2, PAD]])
+LOGITS = torch.log(torch.tensor([[0.5, 0.1, 0.2, 0.2], [0.1, 0.1, 0.1, 0.7]]))
+TARGETS = torch.tensor([0, 2])
 NLL = [math.log(2), math.log(10)]
 
 
-def test_without_smoothing_it_is_the_negative_log_likelihood_of_what_is_not_padding():
-    losses = token_losses(LOGITS, TARGETS, PAD)
+def test_without_smoothing_it_is_the_negative_log_likelihood():
+    losses = token_losses(LOGITS, TARGETS)
     assert losses.tokens == 2
     assert losses.loss.item() == pytest.approx(sum(NLL), rel=1e-5)
     assert losses.nll.item() == pytest.approx(sum(NLL), rel=1e-5)
@@ -24,14 +23,14 @@ def test_smoothing_goes_in_equal_parts_to_the_other_tokens():
     # 0.9 to the target and 0.1 / 3 to each of the three others
     first = 0.9 * math.log(2) - 0.1 / 3 * (math.log(0.1) + 2 * math.log(0.2))
     second = 0.9 * math.log(10) - 0.1 / 3 * (2 * math.log(0.1) + math.log(0.7))
-    losses = token_losses(LOGITS, TARGETS, PAD, label_smoothing=0.1)
+    losses = token_losses(LOGITS, TARGETS, label_smoothing=0.1)
     assert losses.loss.item() == pytest.approx(first + second, rel=1e-5)
     assert losses.nll.item() == pytest.approx(sum(NLL), rel=1e-5)
 
 
 def test_the_worst_tokens_are_dropped():
-    losses = token_losses(LOGITS, TARGETS, PAD, drop_worst=0.5)
-    assert losses.tokens == counted_tokens(TARGETS, PAD, 0.5) == 1
+    losses = token_losses(LOGITS, TARGETS, drop_worst=0.5)
+    assert losses.tokens == counted_tokens(len(TARGETS), 0.5) == 1
     assert losses.loss.item() == pytest.approx(NLL[0], rel=1e-5)
 
 

@@ -9,6 +9,7 @@ from ofa_build.scenes.objects import OBJECTS
 from ofa_build.scenes.render import IGNORED, cell_classes, render
 from ofa_build.scenes.sampler import SceneSampler
 from ofa_build.scenes.scene import Background, Placement, Scene, describe_placements
+from ofa_build.scenes.sources import SOURCES, TRAINING_STYLES
 from ofa_build.scenes.splits import Split, has_held_out_combination, is_held_out_count, is_held_out_pair
 from ofa_build.scenes.vocabulary import CaptionTokenizer, write_vocabulary
 
@@ -146,3 +147,29 @@ def test_cells_tell_what_is_drawn_where(art):
     assert classes[4, 6] in (IGNORED, 1 + number_of("cat"))
     assert centres.sum() == 2
     assert centres[4, 2] == centres[4, 6] == 1
+
+
+def test_no_style_is_asked_for_an_object_it_lacks():
+    for scene in draws(Split.TRAIN):
+        assert not any(place.item.label in SOURCES[place.style].lacks for place in scene.placements)
+    assert {place.style for scene in draws(Split.TRAIN) for place in scene.placements} == set(TRAINING_STYLES)
+    labels = {item.label for item in OBJECTS}
+    assert all(source.lacks < labels for source in SOURCES.values())
+
+
+def test_only_training_outlines_objects():
+    for split in Split:
+        outlined = [place.outlined for scene in draws(split) for place in scene.placements]
+        assert any(outlined) == (split is Split.TRAIN)
+        assert not all(outlined)
+
+
+def test_an_outline_is_dark_and_around_the_drawing():
+    glyphs = np.zeros((len(OBJECTS), 160, 160, 4), dtype=np.uint8)
+    glyphs[:, 40:120, 40:120] = 255, 0, 0, 255
+    art = Art({"flat": glyphs})
+    plain, outlined = (np.asarray(art.glyph("flat", 0, 160, line).convert("RGBA")) for line in (False, True))
+    assert (plain[80, 38] == 0).all()
+    assert outlined[80, 38, 3] == 255
+    assert outlined[80, 38, :3].max() < 40
+    assert tuple(outlined[80, 80]) == (255, 0, 0, 255)

@@ -39,16 +39,25 @@ class Decoder(nn.Module):
         self.image_rel_pos_table_list = relative_tables(config, image_bucket_count(bucket), layers)
         self.code_layernorm_embedding = layer_norm(config, config.code_layernorm_embedding)
 
-    def forward(self, tokens: Tensor, states: Tensor, source_positions: Tensor) -> Tensor:
-        """Logits [B, T, V] after each of the tokens [B, T], for states [B, N, d] and their positions [N, d]."""
-        return self.decode(tokens, self.cross_keys_values(states), source_positions)
+    def forward(self, tokens: Tensor, states: Tensor, source_positions: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Logits [B, T, V] after each of the tokens [B, T], for states [B, N, d] and their positions [N, d].
+
+        ``wanted``, bool [B, T], picks tokens: [their number, V].
+        """
+        return self.decode(tokens, self.cross_keys_values(states), source_positions, wanted)
 
     def cross_keys_values(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Every layer's keys and values [B, H, N, d / H] of the encoder's states [B, N, d]."""
         return [layer.cross_attn.keys_values(states) for layer in self.layers]
 
-    def decode(self, tokens: Tensor, cross: list[tuple[Tensor, Tensor]], source_positions: Tensor) -> Tensor:
-        """Logits [B, T, V] after each of the tokens [B, T], for every layer's ``cross`` keys and values."""
+    def decode(
+        self,
+        tokens: Tensor,
+        cross: list[tuple[Tensor, Tensor]],
+        source_positions: Tensor,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [B, T, V] after each of the tokens [B, T], or of those ``wanted``, for the layers' keys and values."""
         length = tokens.shape[1]
         causal = torch.full((length, length), float("-inf"), device=tokens.device).triu(1)
         positions = torch.arange(length, device=tokens.device)
@@ -56,7 +65,7 @@ class Decoder(nn.Module):
         x = self.dropout(self.embed(self.embed_tokens(tokens), positions))
         for index, (layer, keys_values) in enumerate(zip(self.layers, cross, strict=True)):
             x = layer(x, absolute + self.relative_bias(index, length), keys_values, cross_bias)
-        return self.logits(x)
+        return self.logits(x if wanted is None else x[wanted])
 
     def embed(self, embedded: Tensor, positions: Tensor) -> Tensor:
         """The layers' input [..., d] of token embeddings [..., d] at positions that broadcast to them."""

@@ -20,10 +20,13 @@ class OFA(nn.Module):
         self.decoder = Decoder(config, embed_tokens)
         self._initialise()
 
-    def forward(self, pixels: Tensor, prompt: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [B, T, V] of decoder tokens [B, T], given normalised pixels [B, 3, S, S] and one prompt [P]."""
+    def forward(self, pixels: Tensor, prompt: Tensor, tokens: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Logits [B, T, V] of decoder tokens [B, T], given normalised pixels [B, 3, S, S] and one prompt [P].
+
+        With ``wanted``, bool [B, T], only those tokens' logits [N, V]: the vocabulary's projection is costly.
+        """
         states, positions = self.encoder(pixels, prompt)
-        return self.decoder(tokens, states, positions)
+        return self.decoder(tokens, states, positions, wanted)
 
     def _initialise(self) -> None:
         """Normal weights of ``init_std`` outside the ResNet; zero relative-position tables, as OFA starts them."""

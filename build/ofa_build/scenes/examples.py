@@ -16,6 +16,7 @@ from ofa_build.scenes.splits import Split
 
 SEED = 100
 """A stream of its own: training and the evaluations draw from others."""
+STYLES = ("noto", "fluent", "twemoji")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def write_examples(directory: Path) -> None:
     (directory / "images").mkdir(parents=True, exist_ok=True)
     captions = {}
     for example in EXAMPLES:
-        sampler = SceneSampler(example.split, SEED)
+        sampler = SceneSampler(example.split, SEED, STYLES)
         scene = sampler(example.index)
         picture: Image.Image
         picture, _ = render(scene, Art.load(sampler.styles), *natural_size(scene, example.longer_side))

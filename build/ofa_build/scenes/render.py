@@ -27,7 +27,8 @@ def _lightness_table(percent: int) -> list[int]:
 
 def _draw_object(place: Placement, art: Art, width: int, height: int, aspect: float) -> Image.Image:
     """Turn and scale the object (RGBA) for a canvas whose content has ``aspect``."""
-    image = art.glyph(place.style, place.object_index, SPARE * place.size * max(width, height))
+    least = SPARE * place.size * max(width, height)
+    image = art.glyph(place.style, place.object_index, least, place.outlined)
     if place.mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     side = image.width

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ofa_build.scenes.objects import OBJECTS
+from ofa_build.scenes.objects import OBJECTS, SceneObject
 from ofa_build.scenes.scene import MAX_OBJECTS, Background, Collage, Placement, Scene, describe_placements
-from ofa_build.scenes.sources import TRAINING_STYLES
+from ofa_build.scenes.sources import SOURCES, TRAINING_STYLES
 from ofa_build.scenes.splits import Split, belongs
 
 BACKGROUND_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black", "white", "grey")
@@ -21,6 +21,9 @@ _WEIGHTS /= _WEIGHTS.sum()
 
 _GROUP_SIZES = {1: (0.35, 0.85), 2: (0.28, 0.5), 3: (0.24, 0.38), 4: (0.22, 0.34)}
 """Object sizes by the number of objects in the picture."""
+
+OUTLINED_SHARE = 0.25
+"""How many training pictures have their objects outlined, which no style of training does and others do."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
@@ -42,6 +45,8 @@ class SceneSampler:
             if placements is None or describe_placements(placements) is None or not belongs(placements, self.split):
                 continue
             placements = _vary(rng, placements, self.styles)
+            if self.split is Split.TRAIN:
+                placements = _outline(rng, placements)
             return Scene(placements, _draw_background(rng, {item.item.tint for item in placements}), _draw_aspect(rng))
 
 
@@ -64,7 +69,8 @@ class CollageSampler:
             Placement(int(number), "", float(x), float(y), float(size))
             for number, (x, y), size in zip(objects, spots, sizes, strict=True)
         ]
-        return Collage(_vary(rng, bare, self.styles, mixed_share=1.0), _draw_background(rng, set()), _draw_aspect(rng))
+        dressed = _outline(rng, _vary(rng, bare, self.styles, mixed_share=1.0))
+        return Collage(dressed, _draw_background(rng, set()), _draw_aspect(rng))
 
 
 def _draw_aspect(rng: np.random.Generator) -> float:
@@ -165,7 +171,7 @@ def _vary(
     return tuple(
         Placement(
             place.object_index,
-            styles[rng.integers(len(styles))] if mixed else common,
+            _style(rng, place.item, styles, None if mixed else common),
             place.x,
             place.y,
             place.size,
@@ -175,6 +181,17 @@ def _vary(
         )
         for place in placements
     )
+
+
+def _style(rng: np.random.Generator, item: SceneObject, styles: Sequence[str], wanted: str | None) -> str:
+    """Give the wanted style, or draw one, of those that have the object."""
+    having = [style for style in styles if item.label not in SOURCES[style].lacks]
+    return wanted if wanted in having else having[rng.integers(len(having))]
+
+
+def _outline(rng: np.random.Generator, placements: Sequence[Placement]) -> tuple[Placement, ...]:
+    outlined = bool(rng.random() < OUTLINED_SHARE)
+    return tuple(replace(place, outlined=outlined) for place in placements)
 
 
 def _draw_background(rng: np.random.Generator, tints: set[str]) -> Background:

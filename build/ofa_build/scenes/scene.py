@@ -32,6 +32,7 @@ class Placement:
     angle: float = 0.0
     mirrored: bool = False
     lightness: float = 1.0
+    outlined: bool = False
 
     @property
     def item(self) -> SceneObject:

@@ -27,6 +27,8 @@ class ArtSource:
     version: str
     licence: str
     attribution: str
+    lacks: frozenset[str] = frozenset()
+    """Labels of the objects that the style does not draw: they are younger than it."""
 
     def fetch(self, cache: Path = CACHE) -> Path:
         """Download and unpack the package on first use, and give its folder.
@@ -77,9 +79,27 @@ FLUENT = ArtSource(
 TWEMOJI = ArtSource(
     "twemoji", "npm", "@discordapp/twemoji", "16.0.1", "CC-BY-4.0", "Twemoji, Twitter and jdecked's contributors"
 )
+FLUENT_FLAT = ArtSource(
+    "fluent-flat", "npm", "@iconify-json/fluent-emoji-flat", "1.2.6", "MIT",
+    "Fluent Emoji, Microsoft, packaged by Iconify",
+)  # fmt: skip
+_OF_2018 = frozenset(
+    {"cupcake", "chair"}
+    | {f"{colour} heart" for colour in ("orange", "brown", "white")}
+    | {f"{colour} circle" for colour in ("orange", "yellow", "green", "purple", "brown")}
+    | {f"{colour} square" for colour in ("red", "orange", "yellow", "green", "blue", "purple", "brown")}
+)
+BLOB = ArtSource(
+    "blob", "npm", "@iconify-json/noto-v1", "1.2.5", "Apache-2.0", "Noto Emoji of 2018, Google, packaged by Iconify",
+    _OF_2018,
+)  # fmt: skip
+EMOJIONE = ArtSource(
+    "emojione", "npm", "@iconify-json/emojione", "1.2.3", "CC-BY-4.0", "EmojiOne 2, packaged by Iconify",
+    _OF_2018 | {"robot"},
+)  # fmt: skip
 OPENMOJI = ArtSource("openmoji", "npm", "openmoji", "17.0.0", "CC-BY-SA-4.0", "OpenMoji, HfG Schwaebisch Gmuend")
 
-SOURCES = {source.style: source for source in (NOTO, FLUENT, TWEMOJI, OPENMOJI)}
-TRAINING_STYLES = ("noto", "fluent", "twemoji")
+SOURCES = {source.style: source for source in (NOTO, FLUENT, TWEMOJI, FLUENT_FLAT, BLOB, EMOJIONE, OPENMOJI)}
+TRAINING_STYLES = ("noto", "fluent", "twemoji", "fluent-flat", "blob", "emojione")
 HELD_OUT_STYLES = ("openmoji",)
 """A style no training scene shows: how far a checkpoint reads drawings by a hand it never saw."""

@@ -1,7 +1,7 @@
-"""Trains a transformer on what its image encoder sees: ``python -m ofa_build.training.captioner CHECKPOINT RUN``.
+"""Trains a transformer on what an image encoder sees: ``python -m ofa_build.training.captioner CHECKPOINT RUN``.
 
-The image encoder is by far the most of a step and is learned first. Here its features of many scenes are computed once,
-and the rest of the model learns from them at several times the speed.
+The image encoder is the most of a step and is learned first. Here its features of many scenes are computed once, and a
+transformer of any size learns from them at several times the speed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa_build.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from ofa_build.model import OFA
+from ofa_build.model import OFA, OFAConfig
 from ofa_build.scenes.art import Art
 from ofa_build.scenes.sampler import SceneSampler
 from ofa_build.scenes.sources import TRAINING_STYLES
@@ -25,12 +25,13 @@ from ofa_build.scenes.splits import Split
 from ofa_build.scenes.vocabulary import PAD, CaptionTokenizer
 from ofa_build.training.freezing import set_training
 from ofa_build.training.hooks import CsvLog, PlainLog
+from ofa_build.training.image_encoder import PRETRAINING
 from ofa_build.training.loop import Interrupted, Trainer, make_accelerator
 from ofa_build.training.objectives import CrossEntropy, Terms
 from ofa_build.training.recipe import Recipe
 from ofa_build.training.run import student
 from ofa_build.training.scene_data import MAX_TOKENS, SceneDataset, stream
-from ofa_build.training.scenes import PRETRAINING
+from ofa_build.training.sizes import SIZES
 from ofa_build.training.work_folder import WorkFolder
 
 log = logging.getLogger("ofa-build")
@@ -120,7 +121,7 @@ class Captioner(nn.Module):
         side = captions.settings.patch_image_size
         pixels = torch.empty(1).expand(batch.images, 3, side, side)  # only their shape is looked at
         with _replaying(captions.model, batch.features):
-            logits = captions.model(pixels, captions.prompt, captions.inputs(batch.targets))
+            logits = captions.logits(pixels, batch.targets)
         return captions.terms(logits, batch.targets, update)
 
 
@@ -146,11 +147,39 @@ def _replaying(model: OFA, features: Tensor) -> Iterator[None]:
         model.encoder.embed_images = image_encoder
 
 
+def with_new_transformer(checkpoint: Checkpoint, config: OFAConfig, seed: int) -> Checkpoint:
+    """Give the checkpoint's image encoder an untrained transformer of ``config``'s structure."""
+    config = replace(config, vocab_size=checkpoint.config.vocab_size)
+    torch.manual_seed(seed)
+    weights = OFA(config).state_dict()
+    image_encoder = {name: weight for name, weight in checkpoint.state_dict.items() if "embed_images" in name}
+    return replace(checkpoint, config=config, state_dict=weights | image_encoder)
+
+
 def train_captioner(
-    source: Path, folder: Path, recipe: Recipe, art: Art, scenes: int, first: int = FIRST_SCENE
+    source: Path,
+    folder: Path,
+    recipe: Recipe,
+    art: Art,
+    scenes: int,
+    first: int = FIRST_SCENE,
+    size: OFAConfig | None = None,
 ) -> Path:
-    """Train the checkpoint ``source`` in the run's ``folder``, and give the new one."""
-    checkpoint: Checkpoint = load_checkpoint(source)
+    """Train the checkpoint ``source`` in the run's ``folder``, and give the new one.
+
+    Args:
+        source: the checkpoint.
+        folder: the run's.
+        recipe: the numbers.
+        art: the objects' drawings.
+        scenes: how many to record.
+        first: the first scene's number.
+        size: the structure of a transformer that begins anew; without one, the checkpoint's own goes on.
+
+    """
+    checkpoint = load_checkpoint(source)
+    if size is not None:
+        checkpoint = with_new_transformer(checkpoint, size, recipe.seed)
     model = student(checkpoint, recipe)
     settings, tokenizer = checkpoint.settings, CaptionTokenizer(source)
     recorded = RecordedScenes(model, tokenizer, art, recipe, settings.patch_image_size, first, scenes)
@@ -181,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="the checkpoint, as pretraining left it")
     parser.add_argument("folder", type=Path, help="where the run is kept")
+    parser.add_argument("--size", choices=SIZES, help="begin with an untrained transformer of this size")
     parser.add_argument("--scenes", type=int, default=48_000)
     parser.add_argument("--first", type=int, default=FIRST_SCENE, help="the first scene's number")
     parser.add_argument("--epochs", type=float, default=CAPTIONER.epochs)
@@ -190,7 +220,9 @@ def main() -> None:
     recipe = replace(CAPTIONER, epochs=flags.epochs, learning_rate=flags.learning_rate)
     art = Art.load(TRAINING_STYLES)
     try:
-        log.info("trained %s", train_captioner(flags.source, flags.folder, recipe, art, flags.scenes, flags.first))
+        size = SIZES[flags.size] if flags.size else None
+        to = train_captioner(flags.source, flags.folder, recipe, art, flags.scenes, flags.first, size)
+        log.info("trained %s", to)
     except Interrupted as stopped:
         log.info("%s", stopped)
 

@@ -17,33 +17,29 @@ class TokenLosses:
     tokens: int
 
 
-def counted_tokens(targets: Tensor, pad: int, drop_worst: float = 0.0) -> int:
-    """Tell how many tokens of padded targets the loss is a mean over."""
-    return int(int((targets != pad).sum()) * (1 - drop_worst))
+def counted_tokens(tokens: int, drop_worst: float = 0.0) -> int:
+    """Tell how many of so many tokens the loss is a mean over."""
+    return int(tokens * (1 - drop_worst))
 
 
-def token_losses(
-    logits: Tensor, targets: Tensor, pad: int, label_smoothing: float = 0.0, drop_worst: float = 0.0
-) -> TokenLosses:
+def token_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, drop_worst: float = 0.0) -> TokenLosses:
     """Compare logits with targets, token by token.
 
     A token's loss is ``(1 - s - s / (V - 1)) * nll + s / (V - 1) * sum of all tokens' nll``: the smoothing ``s`` goes
     in equal parts to the tokens that are not the target.
 
     Args:
-        logits: [B, T, V].
-        targets: [B, T], padded.
-        pad: the padding's id; such tokens do not count.
+        logits: [N, V].
+        targets: [N], without padding.
         label_smoothing: s, 0 to 1.
-        drop_worst: the share of tokens, those with the largest losses, that do not count either.
+        drop_worst: the share of tokens, those with the largest losses, that do not count.
 
     """
-    counts = targets != pad
-    logprobs = logits[counts].float().log_softmax(-1)
-    nll = -logprobs.gather(-1, targets[counts][:, None]).squeeze(-1)
+    logprobs = logits.float().log_softmax(-1)
+    nll = -logprobs.gather(-1, targets[:, None]).squeeze(-1)
     share = label_smoothing / (logits.shape[-1] - 1)
     loss = (1 - label_smoothing - share) * nll - share * logprobs.sum(-1)
-    tokens = counted_tokens(targets, pad, drop_worst)
+    tokens = counted_tokens(len(targets), drop_worst)
     if tokens < len(loss):
         loss, kept = torch.topk(loss, tokens, largest=False)
         nll = nll[kept]

@@ -20,7 +20,7 @@ from .inner_states import Pair, matching_layers, recording
 from .objectives import CrossEntropy, Term, Terms
 from .recipe import DISTILLATION, Recipe, RecipeError
 from .run import CaptionRun, Result, Source
-from .teacher import CachedTeacher, Lesson, Teacher
+from .teacher import CachedTeacher, Teacher
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,15 @@ class Distillation(nn.Module):
     def forward(self, batch: CaptionBatch, update: int) -> Terms:
         """See :class:`~.objectives.Objective`."""
         hard, losses = self.hard, self.losses
-        inputs = hard.inputs(batch.targets)
-        lesson = self._teacher[0](batch, inputs)
+        counts = hard.counts(batch.targets)
+        lesson = self._teacher[0](batch, hard.inputs(batch.targets), counts)
         attention = [(pair.side, pair.student) for pair in self.pairs]
         hidden = [(pair.side, pair.student) for pair in losses.hidden_map]
         with recording(hard.model, attention, hidden) as own:
-            logits = hard.model(normalise_pixels(batch.pixels, hard.settings), hard.prompt, inputs)
+            logits = hard.logits(normalise_pixels(batch.pixels, hard.settings), batch.targets)
         terms = hard.terms(logits, batch.targets, update)
         told = {"hard": Term(terms["loss"].value, weight=losses.hard), "nll": terms["nll"]}
-        counts = batch.targets != hard.pad
-        told["soft"] = Term(soft_loss(logits, lesson, counts, losses.temperature), weight=losses.soft)
+        told["soft"] = Term(soft_loss(logits, lesson.logits, losses.temperature), weight=losses.soft)
         mask = {"encoder": None, "decoder": counts.float()}
         if self.pairs:
             errors = [
@@ -103,11 +102,10 @@ class Distillation(nn.Module):
         return told
 
 
-def soft_loss(logits: Tensor, lesson: Lesson, counts: Tensor, temperature: float) -> Tensor:
-    """Sum over tokens: the cross-entropy with the teacher's distribution, times the temperature's square."""
-    wanted = (lesson.logits[counts] / temperature).softmax(-1)
-    given = (logits[counts].float() / temperature).log_softmax(-1)
-    return -(wanted * given).sum() * temperature**2
+def soft_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Sum over tokens: logits' [N, V] cross-entropy with a teacher's distribution, times the temperature's square."""
+    given = (logits.float() / temperature).log_softmax(-1)
+    return -((wanted / temperature).softmax(-1) * given).sum() * temperature**2
 
 
 def _attention_error(own: Tensor, wanted: Tensor, counts: Tensor | None) -> Tensor:
@@ -174,7 +172,7 @@ def distil(
     if cache is not None:
         if data is not None and data.streaming:
             raise RecipeError("a stream's examples have no names to remember the teacher's outputs by")
-        asked = CachedTeacher(asked, Path(cache) / source.sha256[:16], run.tokenizer.special.pad)
+        asked = CachedTeacher(asked, Path(cache) / source.sha256[:16])
     hard = CrossEntropy(run.model, run.checkpoint.settings, run.prompt, recipe)
     objective = Distillation(hard, asked, losses, pairs, source.config.d_model)
     about = {"teacher": source.sha256, "losses": _plain(asdict(losses))}

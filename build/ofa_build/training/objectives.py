@@ -56,17 +56,30 @@ class CrossEntropy(nn.Module):
 
     def units(self, batch: CaptionBatch, update: int) -> Mapping[str, float]:
         """See :class:`Objective`."""
-        return {"token": counted_tokens(batch.targets, self.pad, self.drop_worst(update)), "image": batch.images}
+        return {
+            "token": counted_tokens(int(self.counts(batch.targets).sum()), self.drop_worst(update)),
+            "image": batch.images,
+        }
 
     def forward(self, batch: CaptionBatch, update: int) -> Terms:
         """See :class:`Objective`."""
-        logits = self.model(normalise_pixels(batch.pixels, self.settings), self.prompt, self.inputs(batch.targets))
-        return self.terms(logits, batch.targets, update)
+        return self.terms(
+            self.logits(normalise_pixels(batch.pixels, self.settings), batch.targets), batch.targets, update
+        )
+
+    def logits(self, pixels: Tensor, targets: Tensor) -> Tensor:
+        """Give logits [N, V], of the N tokens of targets [B, T] that are no padding, for pixels [B, 3, S, S]."""
+        return self.model(pixels, self.prompt, self.inputs(targets), self.counts(targets))
 
     def terms(self, logits: Tensor, targets: Tensor, update: int) -> dict[str, Term]:
-        """Give the terms of logits [B, T, V] against targets [B, T]."""
-        losses = token_losses(logits, targets, self.pad, self.recipe.label_smoothing, self.drop_worst(update))
+        """Give the terms of logits [N, V] against targets [B, T], N of which are no padding."""
+        wanted = targets[self.counts(targets)]
+        losses = token_losses(logits, wanted, self.recipe.label_smoothing, self.drop_worst(update))
         return {"loss": Term(losses.loss), "nll": Term(losses.nll.detach(), weight=0.0)}
+
+    def counts(self, targets: Tensor) -> Tensor:
+        """Tell which targets are no padding: bool [B, T]."""
+        return targets != self.pad
 
     def inputs(self, targets: Tensor) -> Tensor:
         """Shift targets [B, T] right behind the start."""

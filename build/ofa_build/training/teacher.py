@@ -19,7 +19,7 @@ from .work_folder import RunError
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a teacher says of a batch: logits [B, T, V], and what was recorded inside it by place."""
+    """What a teacher says of a batch: logits [N, V] of the tokens that count, and what was recorded inside by place."""
 
     logits: Tensor
     attention: dict[Place, Tensor]
@@ -49,10 +49,10 @@ class Teacher:
         self._attention, self._hidden = tuple(attention), tuple(hidden)
 
     @torch.no_grad()
-    def __call__(self, batch: CaptionBatch, inputs: Tensor) -> Lesson:
-        """Run it on a batch whose decoder is fed ``inputs`` [B, T]."""
+    def __call__(self, batch: CaptionBatch, inputs: Tensor, counts: Tensor) -> Lesson:
+        """Run it on a batch whose decoder is fed ``inputs`` [B, T], of which those count where ``counts`` is true."""
         with recording(self.model, self._attention, self._hidden) as seen:
-            logits = self.model(normalise_pixels(batch.pixels, self._settings), self._prompt, inputs)
+            logits = self.model(normalise_pixels(batch.pixels, self._settings), self._prompt, inputs, counts)
         return Lesson(logits.float(), dict(seen.attention), dict(seen.hidden))
 
 
@@ -65,15 +65,14 @@ class CachedTeacher:
     Args:
         teacher: who is asked what is not remembered.
         folder: one file an example; it belongs to one teacher, data set and order of captions.
-        pad: the padding's id.
 
     """
 
-    def __init__(self, teacher: Teacher, folder: Path, pad: int) -> None:
-        self._teacher, self._folder, self._pad = teacher, folder, pad
+    def __init__(self, teacher: Teacher, folder: Path) -> None:
+        self._teacher, self._folder = teacher, folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, batch: CaptionBatch, inputs: Tensor) -> Lesson:
+    def __call__(self, batch: CaptionBatch, inputs: Tensor, counts: Tensor) -> Lesson:
         """See :meth:`Teacher.__call__`.
 
         Raises:
@@ -82,17 +81,19 @@ class CachedTeacher:
         """
         paths = [self._folder / f"{record}-{caption}.pt" for record, caption in batch.keys]
         if not paths:
-            return self._teacher(batch, inputs)
+            return self._teacher(batch, inputs, counts)
         if not all(path.exists() for path in paths):
-            lesson = self._teacher(batch, inputs)
-            for row, path in enumerate(paths):
-                self._remember(path, lesson, row, int((batch.targets[row] != self._pad).sum()))
+            lesson = self._teacher(batch, inputs, counts)
+            lengths = counts.sum(1).tolist()
+            for row, (path, logits) in enumerate(zip(paths, lesson.logits.split(lengths), strict=True)):
+                self._remember(path, lesson, row, logits)
         examples = [torch.load(path, map_location=inputs.device, weights_only=True) for path in paths]
         return _joined(examples, inputs.shape[1])
 
-    def _remember(self, path: Path, lesson: Lesson, row: int, length: int) -> None:
+    def _remember(self, path: Path, lesson: Lesson, row: int, logits: Tensor) -> None:
+        length = len(logits)
         example = {
-            "logits": lesson.logits[row, :length].bfloat16(),
+            "logits": logits.bfloat16(),
             "attention": {place: _cut(part[row], place, length) for place, part in lesson.attention.items()},
             "hidden": {place: _cut(part[row], place, length, square=False) for place, part in lesson.hidden.items()},
         }
@@ -114,7 +115,7 @@ def _cut(part: Tensor, place: Place, length: int, square: bool = True) -> Tensor
 
 def _joined(examples: list[dict], length: int) -> Lesson:
     """Pad what was cut, so that it is a batch again."""
-    logits = torch.stack([_padded(example["logits"].float(), (length,)) for example in examples])
+    logits = torch.cat([example["logits"].float() for example in examples])
     attention = {
         place: torch.stack([
             _padded(example["attention"][place].float(), (length, length) if place[0] == "decoder" else ())
