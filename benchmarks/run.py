@@ -72,7 +72,9 @@ def main() -> None:
         }
     _say("the engines alone")
     results["engines"] = {
-        server.name: measure_engines(server.repository, server.model, flags.image_size, flags.device)
+        server.name: measure_engines(
+            server.repository, server.model, flags.image_size, flags.device, flags.largest_batch
+        )
         for server in servers
     }
     prefix = "" if flags.device == "cpu" else f"{flags.device}-"
@@ -90,6 +92,7 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=8, help="in each round")
     parser.add_argument("--concurrency", type=int, default=8, help="requests in flight for throughput")
     parser.add_argument("--load-seconds", type=float, default=15, help="of each number of requests in flight")
+    parser.add_argument("--largest-batch", type=int, default=64, help="of the engines alone; lower it for large models")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--work", type=Path, help="keeps checkpoints and engines here, for the next run")
     return parser.parse_args()
