@@ -9,7 +9,7 @@ import torch
 from ofa_build.checkpoint import load_checkpoint
 from ofa_build.model import OFA
 from ofa_build.scenes.art import Art
-from ofa_build.scenes.dataset import write_dataset
+from ofa_build.scenes.dataset import SceneFiles, write_dataset
 from ofa_build.scenes.objects import OBJECTS
 from ofa_build.scenes.references import references
 from ofa_build.scenes.sampler import CollageSampler, SceneSampler
@@ -21,9 +21,12 @@ pytest.importorskip("accelerate", reason="the train extra is not installed")
 
 from ofa_build.data import open_data
 from ofa_build.training.captioner import CAPTIONER, train_captioner
-from ofa_build.training.image_encoder import PRETRAINING, ImageEncoderRun, Pictures
+from ofa_build.training.deeper import deepened
+from ofa_build.training.image_encoder import PRETRAINING, STUDENT, ImageEncoderRun, Pictures
+from ofa_build.training.objectives import CrossEntropy
+from ofa_build.training.recipe import RecipeError
+from ofa_build.training.run import student
 from ofa_build.training.scene_data import SceneDataset, collate
-from ofa_build.training.sizes import SIZES
 
 RECIPE = replace(PRETRAINING, max_updates=3, batch_size=4, warm_up=0.0, save_every=10, workers=0)
 
@@ -41,7 +44,7 @@ def art() -> Art:
 def folder(tmp_path):
     """A run's folder with a tiny model's configuration in it."""
     small = {"d_model": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1}
-    config = replace(SIZES["student"], vocab_size=write_vocabulary(tmp_path), **small)
+    config = replace(STUDENT, vocab_size=write_vocabulary(tmp_path), **small)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     return tmp_path
 
@@ -127,22 +130,48 @@ def test_the_captioner_learns_from_recorded_features_and_leaves_the_image_encode
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_a_transformer_of_another_size_begins_over_the_same_image_encoder(art, folder, tmp_path):
+def test_a_finished_captioner_is_passed_over_without_recording_anything(art, folder, tmp_path):
     source = pretraining(folder, art, replace(RECIPE, max_updates=1)).train()
-    before = load_checkpoint(source)
-    wider = replace(before.config, d_model=64, encoder_layers=2)
     recipe = replace(CAPTIONER, epochs=1, batch_size=4, workers=0)
-    after = load_checkpoint(train_captioner(source, tmp_path / "wider", recipe, art, scenes=4, first=0, size=wider))
-    assert after.config == wider
-    images = [name for name in before.state_dict if name.startswith("encoder.embed_images.")]
-    assert images
-    assert all(torch.equal(before.state_dict[name], after.state_dict[name]) for name in images)
+    done = train_captioner(source, tmp_path / "captioner", recipe, art, scenes=4, first=0)
+    blind = Art({})
+    assert train_captioner(source, tmp_path / "captioner", recipe, blind, scenes=4, first=0) == done
 
 
-@pytest.mark.parametrize(("size", "least", "most"), [("student", 8e6, 9.5e6), ("teacher", 13e6, 40e6)])
-def test_the_sizes(size, least, most, tmp_path):
-    model = OFA(replace(SIZES[size], vocab_size=write_vocabulary(tmp_path)))
-    assert least < sum(weight.numel() for weight in model.parameters()) < most
+def test_a_deeper_model_begins_with_the_same_logits_and_all_of_it_learns(art, folder):
+    source = load_checkpoint(pretraining(folder, art, replace(RECIPE, max_updates=1)).train())
+    deeper = deepened(source, encoder_layers=3, decoder_layers=2)
+    batch = batch_of(SceneSampler(Split.TRAIN), art, folder)
+    objectives = []
+    for checkpoint in (source, deeper):
+        model = student(checkpoint, RECIPE)
+        objectives.append(CrossEntropy(model, checkpoint.settings, CaptionTokenizer(folder).prompt(), RECIPE))
+    pixels = batch.normalised()
+    with torch.no_grad():
+        own, other = (objective.eval().logits(pixels, batch.targets) for objective in objectives)
+    torch.testing.assert_close(other, own)
+
+    model = objectives[1].model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):  # the branches' ends first, then what is before them
+        optimizer.zero_grad()
+        objectives[1].logits(pixels, batch.targets).logsumexp(-1).sum().backward()
+        optimizer.step()
+    new = [name for name, _ in model.named_parameters() if name not in source.state_dict]
+    assert any(name.startswith("encoder.layers.2.") for name in new)
+    weights = dict(model.named_parameters())
+    assert all(weights[name].grad.any() for name in new if name.endswith(("q_proj.weight", "fc1.weight")))
+
+
+def test_a_model_is_not_made_shallower(art, folder):
+    source = load_checkpoint(pretraining(folder, art, replace(RECIPE, max_updates=1)).train())
+    with pytest.raises(RecipeError, match="1 and 1 layers already"):
+        deepened(source, encoder_layers=0, decoder_layers=2)
+
+
+def test_the_students_size(tmp_path):
+    model = OFA(replace(STUDENT, vocab_size=write_vocabulary(tmp_path)))
+    assert 8e6 < sum(weight.numel() for weight in model.parameters()) < 9.5e6
 
 
 @pytest.mark.parametrize(
@@ -160,7 +189,8 @@ def test_a_scene_has_five_wordings_of_the_same_things(caption):
 
 
 def test_scenes_are_written_as_data_for_the_training_commands(art, tmp_path):
-    table = write_dataset(tmp_path, SceneSampler(Split.UNSEEN, 3), art, 6, (64, 80), texts=5)
+    files = SceneFiles(tmp_path, SceneSampler(Split.UNSEEN, 3), art, 6, (64, 80), texts=5)
+    table = write_dataset(tmp_path, files)
     assert table == tmp_path / "captions.jsonl"
     captions = [record.captions for record in open_data(tmp_path).records]
     assert captions == [references(SceneSampler(Split.UNSEEN, 3)(number).caption) for number in range(6)]

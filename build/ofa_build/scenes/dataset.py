@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+from ofa_serving.cores import usable_cores
+from torch.utils.data import DataLoader, Dataset
 
 from ofa_build.scenes.art import Art
 from ofa_build.scenes.references import references
@@ -19,10 +21,8 @@ _A_FOLDER = 1000
 """Images that one folder holds."""
 
 
-def write_dataset(
-    folder: Path, sampler: SceneSampler, art: Art, scenes: int, longer_side: tuple[int, int], texts: int
-) -> Path:
-    """Write ``scenes`` pictures and ``captions.jsonl``, which appears when everything is there.
+class SceneFiles(Dataset):
+    """Scenes as rows of a table of captions; taking one draws its picture into the folder.
 
     Args:
         folder: where to.
@@ -33,17 +33,32 @@ def write_dataset(
         texts: captions a picture, 1 to 5; the first is the scene's own.
 
     """
+
+    def __init__(
+        self, folder: Path, sampler: SceneSampler, art: Art, scenes: int, longer_side: tuple[int, int], texts: int
+    ) -> None:
+        self._folder, self._sampler, self._art = folder, sampler, art
+        self._scenes, self._longer_side, self._texts = scenes, longer_side, texts
+
+    def __len__(self) -> int:
+        return self._scenes
+
+    def __getitem__(self, number: int) -> str:
+        scene = self._sampler(number)
+        size = int(np.random.default_rng((number, self._sampler.seed)).integers(*self._longer_side))
+        path = Path("images", f"{number // _A_FOLDER:03d}", f"{number:06d}.webp")
+        (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
+        render(scene, self._art, *natural_size(scene, size))[0].save(self._folder / path, quality=90, method=0)
+        return json.dumps({"file_name": path.as_posix(), "captions": references(scene.caption)[: self._texts]})
+
+
+def write_dataset(folder: Path, files: SceneFiles, workers: int = 0) -> Path:
+    """Draw all of them, in ``workers`` processes beside this one, and write ``captions.jsonl`` when all are there."""
     partial = folder / "captions.partial"
     folder.mkdir(parents=True, exist_ok=True)
     with partial.open("w", encoding="utf-8") as table:
-        for number in range(scenes):
-            scene = sampler(number)
-            size = int(np.random.default_rng((number, sampler.seed)).integers(*longer_side))
-            path = Path("images", f"{number // _A_FOLDER:03d}", f"{number:06d}.webp")
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            render(scene, art, *natural_size(scene, size))[0].save(folder / path, quality=90, method=0)
-            row = {"file_name": path.as_posix(), "captions": references(scene.caption)[:texts]}
-            table.write(json.dumps(row) + "\n")
+        for row in DataLoader(files, batch_size=None, num_workers=workers):
+            table.write(row + "\n")
     return partial.replace(folder / "captions.jsonl")
 
 
@@ -59,7 +74,9 @@ def main() -> None:
     parser.add_argument("--captions", type=int, choices=range(1, 6), default=1, help="wordings of each scene")
     flags = parser.parse_args()
     sampler = SceneSampler(Split[flags.split.upper()], flags.seed, flags.styles)
-    write_dataset(flags.folder, sampler, Art.load(flags.styles), flags.scenes, tuple(flags.longer_side), flags.captions)
+    art = Art.load(flags.styles)
+    files = SceneFiles(flags.folder, sampler, art, flags.scenes, tuple(flags.longer_side), flags.captions)
+    write_dataset(flags.folder, files, usable_cores())
 
 
 if __name__ == "__main__":

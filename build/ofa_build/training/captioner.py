@@ -1,7 +1,7 @@
 """Trains a transformer on what an image encoder sees: ``python -m ofa_build.training.captioner CHECKPOINT RUN``.
 
-The image encoder is the most of a step and is learned first. Here its features of many scenes are computed once, and a
-transformer of any size learns from them at several times the speed.
+The image encoder is the most of a step and is learned first. Here its features of many scenes are computed once, and
+the transformer learns from them at several times the speed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ofa_build.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from ofa_build.model import OFA, OFAConfig
+from ofa_build.checkpoint import load_checkpoint, save_checkpoint
+from ofa_build.model import OFA
 from ofa_build.scenes.art import Art
 from ofa_build.scenes.sampler import SceneSampler
 from ofa_build.scenes.sources import TRAINING_STYLES
@@ -31,7 +32,6 @@ from ofa_build.training.objectives import CrossEntropy, Terms
 from ofa_build.training.recipe import Recipe
 from ofa_build.training.run import student
 from ofa_build.training.scene_data import MAX_TOKENS, SceneDataset, stream
-from ofa_build.training.sizes import SIZES
 from ofa_build.training.work_folder import WorkFolder
 
 log = logging.getLogger("ofa-build")
@@ -63,7 +63,7 @@ class RecordedBatch:
 
 
 class RecordedScenes:
-    """Scenes as a checkpoint's image encoder sees them."""
+    """Scenes as a checkpoint's image encoder sees them; they are recorded when the first of them is wanted."""
 
     def __init__(
         self,
@@ -75,33 +75,36 @@ class RecordedScenes:
         first: int,
         scenes: int,
     ) -> None:
-        """Record ``scenes`` training scenes, a whole number of batches, from number ``first`` on."""
-        self._recipe = recipe
-        dataset = SceneDataset(SceneSampler(Split.TRAIN, recipe.seed), art, tokenizer, image_size)
-        size, encoder = recipe.batch_size, model.encoder.embed_images.eval()
-        features, self.targets = [], torch.full((scenes // size * size, MAX_TOKENS), PAD)
-        batches = stream(dataset, size, first // size, first // size + scenes // size, recipe.workers)
+        """Take ``scenes`` training scenes, a whole number of batches, from number ``first`` on."""
+        self._recipe, self._model, self._first = recipe, model, first
+        self._dataset = SceneDataset(SceneSampler(Split.TRAIN, recipe.seed), art, tokenizer, image_size)
+        self.updates_per_epoch = scenes // recipe.batch_size
+        """Updates that see every scene once."""
+
+    @cached_property
+    def _recorded(self) -> tuple[Tensor, Tensor]:
+        """Features [N, 1024, S/16, S/16] and targets [N, T], padded."""
+        size, encoder = self._recipe.batch_size, self._model.encoder.embed_images.eval()
+        scenes, first = self.updates_per_epoch * size, self._first // size
+        features, targets = [], torch.full((scenes, MAX_TOKENS), PAD)
+        batches = stream(self._dataset, size, first, first + self.updates_per_epoch, self._recipe.workers)
         for number, batch in enumerate(batches):
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 features.append(encoder(batch.normalised()).bfloat16())
-            self.targets[number * size : (number + 1) * size, : batch.targets.shape[1]] = batch.targets
+            targets[number * size : (number + 1) * size, : batch.targets.shape[1]] = batch.targets
             if number % 200 == 0:
                 log.info("recorded %d of %d scenes", number * size, scenes)
-        self.features = torch.cat(features)
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Updates that see every scene once."""
-        return len(self.targets) // self._recipe.batch_size
+        return torch.cat(features), targets
 
     def updates(self, first: int, last: int) -> Iterator[list[RecordedBatch]]:
         """See :class:`~.loop.BatchSource`."""
         for update in range(first, last):
+            features, targets = self._recorded
             epoch, place = divmod(update, self.updates_per_epoch)
             order = torch.Generator().manual_seed(self._recipe.seed + epoch)
-            rows = torch.randperm(len(self.targets), generator=order).split(self._recipe.batch_size)[place]
-            targets = self.targets[rows]
-            yield [RecordedBatch(self.features[rows], targets[:, : int((targets != PAD).sum(1).max())])]
+            rows = torch.randperm(len(targets), generator=order).split(self._recipe.batch_size)[place]
+            longest = int((targets[rows] != PAD).sum(1).max())
+            yield [RecordedBatch(features[rows], targets[rows, :longest])]
 
 
 class Captioner(nn.Module):
@@ -147,15 +150,6 @@ def _replaying(model: OFA, features: Tensor) -> Iterator[None]:
         model.encoder.embed_images = image_encoder
 
 
-def with_new_transformer(checkpoint: Checkpoint, config: OFAConfig, seed: int) -> Checkpoint:
-    """Give the checkpoint's image encoder an untrained transformer of ``config``'s structure."""
-    config = replace(config, vocab_size=checkpoint.config.vocab_size)
-    torch.manual_seed(seed)
-    weights = OFA(config).state_dict()
-    image_encoder = {name: weight for name, weight in checkpoint.state_dict.items() if "embed_images" in name}
-    return replace(checkpoint, config=config, state_dict=weights | image_encoder)
-
-
 def train_captioner(
     source: Path,
     folder: Path,
@@ -163,7 +157,6 @@ def train_captioner(
     art: Art,
     scenes: int,
     first: int = FIRST_SCENE,
-    size: OFAConfig | None = None,
 ) -> Path:
     """Train the checkpoint ``source`` in the run's ``folder``, and give the new one.
 
@@ -174,12 +167,9 @@ def train_captioner(
         art: the objects' drawings.
         scenes: how many to record.
         first: the first scene's number.
-        size: the structure of a transformer that begins anew; without one, the checkpoint's own goes on.
 
     """
     checkpoint = load_checkpoint(source)
-    if size is not None:
-        checkpoint = with_new_transformer(checkpoint, size, recipe.seed)
     model = student(checkpoint, recipe)
     settings, tokenizer = checkpoint.settings, CaptionTokenizer(source)
     recorded = RecordedScenes(model, tokenizer, art, recipe, settings.patch_image_size, first, scenes)
@@ -210,8 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="the checkpoint, as pretraining left it")
     parser.add_argument("folder", type=Path, help="where the run is kept")
-    parser.add_argument("--size", choices=SIZES, help="begin with an untrained transformer of this size")
-    parser.add_argument("--scenes", type=int, default=48_000)
+    parser.add_argument("--scenes", type=int, default=64_000)
     parser.add_argument("--first", type=int, default=FIRST_SCENE, help="the first scene's number")
     parser.add_argument("--epochs", type=float, default=CAPTIONER.epochs)
     parser.add_argument("--learning-rate", type=float, default=CAPTIONER.learning_rate)
@@ -220,8 +209,7 @@ def main() -> None:
     recipe = replace(CAPTIONER, epochs=flags.epochs, learning_rate=flags.learning_rate)
     art = Art.load(TRAINING_STYLES)
     try:
-        size = SIZES[flags.size] if flags.size else None
-        to = train_captioner(flags.source, flags.folder, recipe, art, flags.scenes, flags.first, size)
+        to = train_captioner(flags.source, flags.folder, recipe, art, flags.scenes, flags.first)
         log.info("trained %s", to)
     except Interrupted as stopped:
         log.info("%s", stopped)
