@@ -36,7 +36,7 @@ def _memory(tensor: Tensor) -> tuple[int, torch.Size]:
 
 
 def _half(tensor: Tensor) -> Tensor:
-    return (tensor.detach().half() if tensor.is_floating_point() else tensor.detach()).cpu()
+    return (tensor.detach().half() if tensor.is_floating_point() else tensor.detach()).cpu().contiguous()
 
 
 def _write_json(path: Path, values: Mapping[str, object]) -> None:

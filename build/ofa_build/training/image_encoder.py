@@ -159,9 +159,8 @@ class ImageEncoderRun:
 
     def write(self, folder: Path) -> None:
         """Write the model without the training head."""
-        weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
         vocabulary = {name: (self.folder / name).read_bytes() for name in ("vocab.json", "merges.txt")}
-        save_checkpoint(folder, self.config, weights, self.settings, vocabulary)
+        save_checkpoint(folder, self.config, self.model.state_dict(), self.settings, vocabulary)
 
 
 def main() -> None:
