@@ -40,7 +40,7 @@ class Teacher:
     def __init__(
         self, checkpoint: Checkpoint, device: torch.device, attention: Iterable[Place], hidden: Iterable[Place]
     ) -> None:
-        self.model = OFA(checkpoint.config)
+        self.model = OFA(checkpoint.config).to(memory_format=torch.channels_last)  # as the student
         self.model.load_state_dict(dict(checkpoint.state_dict))
         self.model.to(device).eval().requires_grad_(False)
         self._settings = checkpoint.settings
