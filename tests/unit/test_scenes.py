@@ -7,9 +7,9 @@ import pytest
 from ofa_build.scenes.art import Art
 from ofa_build.scenes.objects import OBJECTS
 from ofa_build.scenes.render import IGNORED, cell_classes, render
-from ofa_build.scenes.sampler import SceneSampler
+from ofa_build.scenes.sampler import SceneSampler, is_hard
 from ofa_build.scenes.scene import Background, Placement, Scene, describe_placements
-from ofa_build.scenes.sources import SOURCES, TRAINING_STYLES
+from ofa_build.scenes.sources import HELD_OUT_STYLES, SOURCES, TRAINING_STYLES
 from ofa_build.scenes.splits import Split, has_held_out_combination, is_held_out_count, is_held_out_pair
 from ofa_build.scenes.vocabulary import CaptionTokenizer, write_vocabulary
 
@@ -149,12 +149,46 @@ def test_cells_tell_what_is_drawn_where(art):
     assert centres[4, 2] == centres[4, 6] == 1
 
 
-def test_no_style_is_asked_for_an_object_it_lacks():
-    for scene in draws(Split.TRAIN):
-        assert not any(place.item.label in SOURCES[place.style].lacks for place in scene.placements)
-    assert {place.style for scene in draws(Split.TRAIN) for place in scene.placements} == set(TRAINING_STYLES)
+@pytest.mark.parametrize("styles", [TRAINING_STYLES, *((style,) for style in SOURCES)], ids="+".join)
+def test_no_style_is_asked_for_an_object_it_lacks(styles):
+    sampler = SceneSampler(Split.UNSEEN, styles=styles)
+    shown = [place for index in range(DRAWS) for place in sampler(index).placements]
+    assert not any(place.item.label in SOURCES[place.style].lacks for place in shown)
+    assert {place.style for place in shown} == set(styles)
+
+
+def test_what_a_style_lacks_are_objects_of_others():
     labels = {item.label for item in OBJECTS}
     assert all(source.lacks < labels for source in SOURCES.values())
+
+
+def test_every_style_is_trained_on_or_held_out():
+    assert sorted([*TRAINING_STYLES, *HELD_OUT_STYLES]) == sorted(SOURCES)
+    assert {place.style for scene in draws(Split.TRAIN) for place in scene.placements} == set(TRAINING_STYLES)
+
+
+def test_training_may_ask_for_more_of_the_hard_scenes():
+    natural, half, only = (
+        sum(is_hard(SceneSampler(Split.TRAIN, hard_share=share)(index).placements) for index in range(DRAWS)) / DRAWS
+        for share in (0.0, 0.5, 1.0)
+    )
+    assert natural < half - 0.2
+    assert half < only == 1.0
+
+
+@pytest.mark.parametrize(
+    ("placements", "hard"),
+    [
+        ([place("owl", 0.5, 0.5)], False),
+        ([place("owl", 0.2, 0.5), place("owl", 0.8, 0.5)], False),
+        ([place("dog", 0.2, 0.5), place("cat", 0.8, 0.5)], False),
+        ([place("key", 0.5, 0.5), place("bell", 0.85, 0.5), place("bus", 0.15, 0.5)], False),
+        ([place("dog", 0.2, 0.5), place("cat", 0.8, 0.3), place("cat", 0.8, 0.7)], True),
+        ([place("house", 0.5, 0.5, 0.8), place("dog", 0.5, 0.7, 0.3)], True),
+    ],
+)
+def test_two_groups_are_hard_if_one_is_counted_or_partly_covered(placements, hard):
+    assert is_hard(placements) == hard
 
 
 def test_only_training_outlines_objects():

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 
 from ofa_build.scenes.objects import OBJECTS, SceneObject
-from ofa_build.scenes.scene import MAX_OBJECTS, Background, Collage, Placement, Scene, describe_placements
+from ofa_build.scenes.scene import (
+    MAX_OBJECTS,
+    Background,
+    Collage,
+    Placement,
+    Scene,
+    describe_placements,
+    grouped,
+    in_front,
+)
 from ofa_build.scenes.sources import SOURCES, TRAINING_STYLES
 from ofa_build.scenes.splits import Split, belongs
 
@@ -31,18 +41,31 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class SceneSampler:
-    """The scenes of one split. ``styles`` are the hands that draw the objects."""
+    """The scenes of one split.
+
+    Attributes:
+        split: which combinations they show.
+        seed: of the stream.
+        styles: the hands that draw the objects.
+        hard_share: of all scenes, how many are hard for certain: what a small model gets wrong, it needs to see more.
+    """
 
     split: Split
     seed: int = 0
     styles: Sequence[str] = TRAINING_STYLES
+    hard_share: float = 0.0
 
     def __call__(self, index: int) -> Scene:
         """Scene number ``index``; equal arguments give an equal scene."""
         rng = np.random.default_rng((int(self.split), self.seed, index))
+        only_hard = self.hard_share > 0 and rng.random() < self.hard_share
         while True:
             placements = _KINDS[rng.choice(len(_KINDS), p=_KIND_WEIGHTS)](rng)
             if placements is None or describe_placements(placements) is None or not belongs(placements, self.split):
+                continue
+            if not all(_having(place.item, self.styles) for place in placements):
+                continue
+            if only_hard and not is_hard(placements):
                 continue
             placements = _vary(rng, placements, self.styles)
             if self.split is Split.TRAIN:
@@ -71,6 +94,12 @@ class CollageSampler:
         ]
         dressed = _outline(rng, _vary(rng, bare, self.styles, mixed_share=1.0))
         return Collage(dressed, _draw_background(rng, set()), _draw_aspect(rng))
+
+
+def is_hard(placements: Sequence[Placement]) -> bool:
+    """Tell whether a layout has two groups, of which one counts more than one or covers the other in part."""
+    groups = grouped(placements)
+    return len(groups) == 2 and (len(placements) > 2 or any(in_front(*pair) for pair in permutations(groups)))
 
 
 def _draw_aspect(rng: np.random.Generator) -> float:
@@ -185,8 +214,13 @@ def _vary(
 
 def _style(rng: np.random.Generator, item: SceneObject, styles: Sequence[str], wanted: str | None) -> str:
     """Give the wanted style, or draw one, of those that have the object."""
-    having = [style for style in styles if item.label not in SOURCES[style].lacks]
+    having = _having(item, styles)
     return wanted if wanted in having else having[rng.integers(len(having))]
+
+
+def _having(item: SceneObject, styles: Sequence[str]) -> list[str]:
+    """Give the styles that draw the object: a scene in one style alone may have to do without it."""
+    return [style for style in styles if item.label not in SOURCES[style].lacks]
 
 
 def _outline(rng: np.random.Generator, placements: Sequence[Placement]) -> tuple[Placement, ...]:

@@ -105,7 +105,8 @@ def grouped(placements: Sequence[Placement]) -> list[Group]:
     return [Group(tuple(group)) for group in members.values()]
 
 
-def _in_front(small: Group, large: Group) -> bool:
+def in_front(small: Group, large: Group) -> bool:
+    """Whether one object lies clearly within another, larger one."""
     if len(small.members) != 1 or len(large.members) != 1:
         return False
     front, back = small.members[0], large.members[0]
@@ -125,7 +126,7 @@ def _precedes(first: Group, second: Group, axis: str) -> bool:
 
 def _describe_two(groups: Sequence[Group]) -> str | None:
     for first, second in (groups, groups[::-1]):
-        if _in_front(first, second):
+        if in_front(first, second):
             return f"{first.phrase} in front of {second.phrase}"
         if _precedes(first, second, "x"):
             return f"{first.phrase} to the left of {second.phrase}"

@@ -29,7 +29,7 @@ from ofa_build.scenes.vocabulary import PROMPT, CaptionTokenizer, write_vocabula
 from ofa_build.training.hooks import CsvLog, PlainLog
 from ofa_build.training.loop import Interrupted, Trainer, make_accelerator
 from ofa_build.training.objectives import Term, Terms
-from ofa_build.training.recipe import Recipe
+from ofa_build.training.recipe import PRECISIONS, Recipe
 from ofa_build.training.scene_data import SceneBatch, SceneDataset, stream
 from ofa_build.training.work_folder import WorkFolder
 
@@ -47,7 +47,6 @@ PRETRAINING = Recipe(
     dropout=0.0,
     drop_path=0.0,
     freeze=(),
-    precision="bf16",
     save_every=200,
     workers=1,
 )
@@ -171,12 +170,13 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=PRETRAINING.max_updates, help="default %(default)s")
     parser.add_argument("--batch-size", type=int, default=PRETRAINING.batch_size, help="default %(default)s")
     parser.add_argument("--learning-rate", type=float, default=PRETRAINING.learning_rate, help="default %(default)s")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRETRAINING.precision, help="default %(default)s")
     parser.add_argument("--seed", type=int, default=PRETRAINING.seed, help="default %(default)s")
     flags = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     recipe = replace(
         PRETRAINING, max_updates=flags.updates, batch_size=flags.batch_size, learning_rate=flags.learning_rate,
-        seed=flags.seed,
+        precision=flags.precision, seed=flags.seed,
     )  # fmt: skip
     try:
         log.info(
