@@ -74,7 +74,7 @@ gpu-bench: ## [SIZE=tiny PIXELS=480 PEER=modelscope WHEELS=folder]: on a machine
 	SIZE=$(SIZE) PIXELS=$(PIXELS) PEER=$(PEER) PYTHON=$(PYTHON) scripts/gpu-bench
 
 .PHONY: checkpoint
-checkpoint: $(VENV)/.ready ## train the bundled checkpoint and its table again, into .cache/checkpoint (about four and a half hours on 2 quiet cores)
+checkpoint: $(VENV)/.ready ## grow the bundled checkpoint and make its table, in .cache/checkpoint (about two hours on 2 quiet cores)
 	$(BIN)/pip install -q -c constraints.txt -e '.[scenes]'
 	scripts/checkpoint
 

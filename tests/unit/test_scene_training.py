@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from ofa_build.checkpoint import load_checkpoint
+from ofa_build.checkpoint import load_checkpoint, save_checkpoint
 from ofa_build.model import OFA
 from ofa_build.scenes.art import Art
 from ofa_build.scenes.dataset import SceneFiles, write_dataset
@@ -20,6 +20,7 @@ from ofa_build.scenes.vocabulary import EOS, PAD, CaptionTokenizer, write_vocabu
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
 from ofa_build.data import open_data
+from ofa_build.training.average import averaged
 from ofa_build.training.captioner import CAPTIONER, train_captioner
 from ofa_build.training.deeper import deepened
 from ofa_build.training.image_encoder import PRETRAINING, STUDENT, ImageEncoderRun, Pictures
@@ -167,6 +168,27 @@ def test_a_model_is_not_made_shallower(art, folder):
     source = load_checkpoint(pretraining(folder, art, replace(RECIPE, max_updates=1)).train())
     with pytest.raises(RecipeError, match="1 and 1 layers already"):
         deepened(source, encoder_layers=0, decoder_layers=2)
+
+
+def test_a_mean_is_weight_by_weight_and_keeps_tied_weights_one_tensor(art, folder, tmp_path):
+    first = load_checkpoint(pretraining(folder, art, replace(RECIPE, max_updates=1)).train())
+    shifted = {name: weight + 1 if weight.is_floating_point() else weight for name, weight in first.state_dict.items()}
+    mean = averaged([first, replace(first, state_dict=shifted)])
+    for name, weight in mean.state_dict.items():
+        own = first.state_dict[name]
+        torch.testing.assert_close(weight, own + 0.5 if own.is_floating_point() else own)
+    sizes = []
+    for name, checkpoint in (("first", first), ("mean", mean)):
+        to = tmp_path / name
+        save_checkpoint(to, checkpoint.config, checkpoint.state_dict, checkpoint.settings, checkpoint.tokenizer_files)
+        sizes.append((to / "pytorch_model.bin").stat().st_size)
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+
+
+def test_checkpoints_of_two_structures_have_no_mean(art, folder):
+    first = load_checkpoint(pretraining(folder, art, replace(RECIPE, max_updates=1)).train())
+    with pytest.raises(RecipeError, match="differ in their config"):
+        averaged([first, deepened(first, encoder_layers=2, decoder_layers=1)])
 
 
 def test_the_students_size(tmp_path):
