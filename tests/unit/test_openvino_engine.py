@@ -1,6 +1,5 @@
 """OpenVINO in a process that has other things to do."""
 
-import signal
 import subprocess
 import sys
 
@@ -31,5 +30,6 @@ os.waitpid(child, 0)
 def test_signals_still_arrive_after_another_thread_let_the_last_engine_go(tmp_path):
     command = [sys.executable, "-c", PROGRAM]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode != -signal.SIGSEGV
-    assert result.stdout == "heard\n", result.stderr
+    assert result.returncode == 0, result.stderr
+    # That they arrive is the point; on a busy machine two were seen once.
+    assert set(result.stdout.splitlines()) == {"heard"}, result.stderr
