@@ -197,6 +197,7 @@ def test_half_precision_needs_a_gpu(checkpoint, data, tmp_path):
 FROZEN = {
     "embeddings": lambda name: "embed_tokens" in name or "output_projection" in name,
     "resnet": lambda name: "embed_images" in name,
+    "stem": lambda name: any(f"embed_images.{part}." in name for part in ("conv1", "bn1", "layer1")),
     "batch-norm": lambda name: "embed_images" in name and (".bn" in name or "downsample.1" in name),
 }
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..model import OFA
+from ..model.resnet import ResNet
 
 _UNUSED = ("embed_image_positions", "image_pos_ln", "image_rel_pos_table_list", "code_layernorm_embedding")
 """Parts of the decoder that captioning never runs; they are kept as they are."""
@@ -27,6 +28,9 @@ def freeze(model: OFA, parts: Iterable[str]) -> None:
         model.encoder.embed_tokens.requires_grad_(False)
     if "resnet" in parts:
         model.encoder.embed_images.requires_grad_(False)
+    if "stem" in parts:
+        for module in _stem(model.encoder.embed_images):
+            module.requires_grad_(False)
     if "batch-norm" in parts:
         for module in _batch_norms(model):
             module.requires_grad_(False)
@@ -38,12 +42,20 @@ def set_training(model: nn.Module, parts: Iterable[str]) -> None:
     if {"resnet", "batch-norm"} & set(parts):
         for module in _batch_norms(model):
             module.eval()
+    elif "stem" in parts:
+        for resnet in [module for module in model.modules() if isinstance(module, ResNet)]:
+            for module in _stem(resnet):
+                module.eval()
 
 
 def checkpoint_gradients(model: OFA) -> None:
     """Have the transformer's layers compute their activations again on the way back, instead of keeping them."""
     for layer in (*model.encoder.layers, *model.decoder.layers):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def _stem(resnet: ResNet) -> tuple[nn.Module, ...]:
+    return resnet.conv1, resnet.bn1, resnet.layer1
 
 
 def _batch_norms(model: nn.Module) -> list[nn.Module]:

