@@ -214,8 +214,19 @@ def test_an_epoch_shows_every_example_once_in_a_new_order(tmp_path, encoding):
     assert epochs[0] != epochs[1]
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_epochs_last_update_is_spread_over_fewer_batches_and_none_is_empty(tmp_path, encoding, processes):
+    source = write_tsv(tmp_path)  # four records with two captions each
+    shares = [Share(batch_size=2, accumulation=3, processes=processes, rank=rank) for rank in range(processes)]
+    last = 1 if processes == 1 else 0
+    found = [next(Batches(open_data(source), encoding, share).updates(last, last + 1)) for share in shares]
+    assert [[batch.images for batch in update] for update in found] == ([[2]] if processes == 1 else [[2, 2], [2, 2]])
+    odd = [share.of(list(range(5))) for share in shares]
+    assert odd == ([[[0, 1], [2, 3], [4]]] if processes == 1 else [[[0, 1], [2]], [[3], [4]]])
+
+
 def test_a_share_without_examples_still_has_a_batch_that_counts_for_nothing(tmp_path, encoding):
-    batches = Batches(open_data(write_tsv(tmp_path, NAMES[:1])), encoding, Share(batch_size=2, processes=2, rank=1))
+    batches = Batches(open_data(write_tsv(tmp_path, NAMES[:1])), encoding, Share(batch_size=2, processes=3, rank=2))
     ((batch,),) = batches.updates(0, 1)
     assert batch.images == 0
     assert batch.pixels.shape == (1, 32, 32, 3)

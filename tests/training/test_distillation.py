@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from captioned import EXAMPLES, write_jsonl
+from captioned import EXAMPLES, NAMES, both, write_jsonl
 from ofa_build.checkpoint import load_checkpoint
 from ofa_build.cli import main
 from ofa_build.data.sources import DataOptions
@@ -101,9 +101,18 @@ def test_remembered_outputs_teach_the_same(teacher, student, data, tmp_path):
         assert remembered == remembering, name
 
 
+def test_what_was_remembered_of_other_data_is_not_heard(teacher, student, data, tmp_path):
+    common = {"recipe": replace(RECIPE, max_updates=1), "data": IMAGES}
+    rows = [{"image": name, "captions": both(name)} for name in reversed(NAMES)]  # the same numbers, other pictures
+    for name, source in (("one", data), ("other", rows)):
+        distil(teacher, student, source, work_dir=tmp_path / name, cache=tmp_path / "cache", **common)
+    remembered = [list(folder.glob("*.pt")) for folder in (tmp_path / "cache").iterdir()]
+    assert list(map(len, remembered)) == [RECIPE.batch_size, RECIPE.batch_size]
+
+
 def test_the_published_map_is_layer_to_layer(teacher, student):
     models = [OFA(load_checkpoint(path).config) for path in (teacher, student)]
-    pairs = matching_layers(*models)
+    pairs = matching_layers(*(model.config for model in models))
     assert pairs == parse_pairs("encoder:0-0,1-1;decoder:0-0,1-1")
     assert Losses() == Losses(temperature=1, hard=1, soft=0.168, attention=1)
 
@@ -118,6 +127,7 @@ REFUSED = {
     "no map": ([], ["--hidden-map", "middle:0-0"], "--hidden-map: 'middle:0-0' does not begin with encoder: or"),
     "no pair": ([], ["--hidden-map", "encoder:0"], "'0' is no pair of a teacher's and a student's layer"),
     "no temperature": ([], ["--temperature", "0"], "temperature is 0.0; it must be above 0"),
+    "worst tokens": ([], ["--drop-worst", "0.2"], "drop_worst leaves out tokens of which the teacher speaks too"),
     "recomputed attention": ([], ["--gradient-checkpointing"], "gradient_checkpointing does not keep the attention"),
 }
 

@@ -143,6 +143,7 @@ def test_a_checkpoint_is_evaluated(cococap, data, tmp_path):
 REFUSED = {
     "no data": (["--data", "nowhere"], "there is no data at nowhere"),
     "too many bad": (["--data", "{data}", "--max-bad-records", "0"], "more than 0 records are bad: none.png"),
+    "no records": (["--data", "{data}", "--limit", "-1"], "--limit, --concurrency and --batch-size are 1 or more"),
     "no server": (["--url", "grpc://127.0.0.1:9", "--data", "{data}"], "UNAVAILABLE: cannot get an answer"),
 }
 
@@ -154,6 +155,16 @@ def test_refusals_are_one_line(data, caplog, flags, words):
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert words in line
     assert "\n" not in line
+
+
+@needs_java
+def test_a_metric_that_cannot_be_computed_is_refused_in_one_line_when_it_is_alone(cococap, data, tmp_path, caplog):
+    if "SPICE" in metrics.score(REFERENCES, PERFECT, ["SPICE"]).overall:
+        pytest.skip("SPICE can be computed here")
+    command = ["evaluate", str(CHECKPOINT), "--data", str(data), "--limit", "1", "--out", str(tmp_path / "out")]
+    assert main([*command, "--metrics", "SPICE"]) == 1
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "SPICE is not computed: SPICE needs" in line
 
 
 def test_a_server_is_evaluated_through_the_sdk(server, tmp_path):

@@ -17,13 +17,16 @@ from ofa_build.checkpoint import load_checkpoint
 from ofa_build.cli import main
 from ofa_build.data import DataError
 from ofa_build.data.sources import DataOptions
+from ofa_build.model import OFA
 from ofa_build.training.cider_d import CiderD
 from ofa_build.training.finetuning import finetune
+from ofa_build.training.freezing import set_training
 from ofa_build.training.hooks import Hook
 from ofa_build.training.loop import Interrupted
 from ofa_build.training.recipe import Recipe, RecipeError
 from ofa_build.training.work_folder import RunError
 from small_model import EMOJI, assert_same_weights, weights_of, write_small
+from torch import nn
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
@@ -121,6 +124,61 @@ def test_a_run_that_is_killed_continues_from_what_it_saved_last(checkpoint, data
     assert_same_weights(tmp_path / "last", whole / "last")
 
 
+WHOLE_GROUP = """
+import os, signal, sys
+from dataclasses import replace
+from test_finetuning import RECIPE, At, train
+stop = At(3, lambda: os.killpg(0, signal.SIGTERM))
+train(sys.argv[1], sys.argv[2], sys.argv[3], replace(RECIPE, workers=2), hooks=[stop])
+"""
+
+
+def in_a_group_of_its_own(*command, **variables):
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, **variables}
+    return subprocess.run(
+        [sys.executable, *command], check=False, env=environment, capture_output=True, text=True, timeout=300,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_update_at_hand(checkpoint, data, tmp_path, whole):
+    """As torchrun, schedulers and ``timeout`` send it."""
+    ended = in_a_group_of_its_own("-c", WHOLE_GROUP, str(checkpoint), str(data), str(tmp_path))
+    assert "Interrupted: stopped after update 3 of 6" in ended.stderr
+    train(checkpoint, data, tmp_path)
+    assert_same_weights(tmp_path / "last", whole / "last")
+
+
+ONE_OF_TWO = """
+import os, signal, sys
+from dataclasses import replace
+from ofa_build.training.loop import Interrupted, Trainer
+from test_finetuning import STEADY, train
+
+def after_update(self, watch, original=Trainer._after_update):
+    if self.update == 2 and self.accelerator.process_index == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    original(self, watch)
+
+Trainer._after_update = after_update
+try:
+    train(sys.argv[1], sys.argv[2], sys.argv[3], replace(STEADY, batch_size=2, save_every=100))
+except Interrupted as error:
+    print(error)
+"""
+
+
+def test_processes_stop_together_whichever_was_told(checkpoint, data, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(ONE_OF_TWO)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ended = in_a_group_of_its_own(*torchrun, str(program), str(checkpoint), str(data), str(tmp_path / "run"),
+                                  OMP_NUM_THREADS="1")  # fmt: skip
+    assert ended.stdout.count("stopped after update 2 of 6") == 2, ended.stderr[-3000:]
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["update"] == 2
+
+
 def test_a_full_disk_leaves_what_was_saved_before(checkpoint, data, tmp_path, whole):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -139,6 +197,64 @@ def test_a_full_disk_leaves_what_was_saved_before(checkpoint, data, tmp_path, wh
     assert load_checkpoint(tmp_path / "last")
     train(checkpoint, data, tmp_path)
     assert_same_weights(tmp_path / "last", whole / "last")
+
+
+def test_a_run_does_not_take_the_checkpoints_of_one_that_saved_no_state(checkpoint, data, tmp_path, whole):
+    early = replace(RECIPE, evaluate_every=2, save_every=100, learning_rate=1e-2)
+
+    def fall():
+        raise RuntimeError("fallen")
+
+    with pytest.raises(RuntimeError, match="fallen"):
+        train(checkpoint, data, tmp_path, early, evaluation=str(data), hooks=[At(3, fall)])
+    assert (tmp_path / "best").exists()
+    assert not (tmp_path / "state.pt").exists()
+    kept, at_two = replace(RECIPE, keep=9), Path("checkpoints", "update-00000002")
+    train(checkpoint, data, tmp_path, kept)
+    train(checkpoint, data, tmp_path / "clean", kept)
+    assert_same_weights(tmp_path / at_two, tmp_path / "clean" / at_two)
+    assert_same_weights(tmp_path / "last", whole / "last")
+
+
+def test_an_evaluation_that_fails_costs_nothing_that_was_learned(checkpoint, data, tmp_path, whole):
+    broken = [{"image": str(tmp_path / "none.png"), "caption": "nothing"}]
+    with pytest.raises(DataError, match="no image of the evaluation data can be read"):
+        recipe = replace(RECIPE, save_every=100, evaluate_every=100)
+        train(checkpoint, data, tmp_path / "run", recipe, evaluation=broken)
+    assert_same_weights(tmp_path / "run" / "last", whole / "last")
+
+
+@pytest.mark.parametrize(("evaluation", "options", "message"), [
+    (iter([{"image": NAMES[0], "caption": "a boat"}]), IMAGES, "the evaluation data is a stream"),
+    (None, replace(IMAGES, evaluation_images=0), "evaluation images is 1 or more"),
+])  # fmt: skip
+def test_evaluation_data_that_cannot_be_used_is_refused_before_anything_is_learned(
+    checkpoint, data, tmp_path, evaluation, options, message
+):
+    source = str(data) if evaluation is None else evaluation
+    with pytest.raises(DataError, match=message):
+        finetune(checkpoint, str(data), source, tmp_path / "run", recipe=RECIPE, data=options)
+    assert not (tmp_path / "run" / "state.pt").exists()
+
+
+def test_a_log_that_a_full_disk_cut_is_continued(checkpoint, data, tmp_path, whole):
+    with pytest.raises(Interrupted):
+        train(checkpoint, data, tmp_path, hooks=[At(3, lambda: os.kill(os.getpid(), signal.SIGTERM))])
+    log = tmp_path / "log.csv"
+    log.write_text(log.read_text().rstrip("\n").rpartition(",")[0])
+    (tmp_path / "evaluations.csv").write_text("")
+    train(checkpoint, data, tmp_path)
+    assert losses(tmp_path) == [loss for update, loss in enumerate(losses(whole), 1) if update != 3]
+    assert_same_weights(tmp_path / "last", whole / "last")
+
+
+def test_a_run_is_not_continued_on_other_data(checkpoint, data, tmp_path):
+    rows = [{"image": name, "caption": "a thing"} for name in NAMES]
+    with pytest.raises(Interrupted):
+        finetune(checkpoint, rows, work_dir=tmp_path, recipe=RECIPE, data=IMAGES,
+                 hooks=[At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))])  # fmt: skip
+    with pytest.raises(RunError, match="holds a run with records 4, not 3"):
+        finetune(checkpoint, rows[:3], work_dir=tmp_path, recipe=RECIPE, data=IMAGES)
 
 
 def test_a_folder_with_another_run_is_not_continued(checkpoint, data, whole):
@@ -212,6 +328,27 @@ def test_what_is_frozen_stays_as_it_was_and_the_rest_learns(checkpoint, data, tm
     assert not [name for name in changed if name.startswith("decoder.") and any(word in name for word in unused)]
     assert any("fc1" in name for name in changed)
     assert any("embed_images" in name for name in changed) == (part != "resnet")
+
+
+def test_what_is_frozen_keeps_its_statistics_over_several_gpus(checkpoint):
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(OFA(load_checkpoint(checkpoint).config))
+    images = model.encoder.embed_images
+    for part, kept in (("resnet", images), ("batch-norm", images), ("stem", images.layer1)):
+        set_training(model, (part,))
+        norms = [module for module in kept.modules() if isinstance(module, nn.SyncBatchNorm)]
+        assert norms
+        assert not any(norm.training for norm in norms)
+    assert images.layer2[0].bn1.training
+
+
+def test_a_batch_of_nothing_does_not_touch_the_statistics(checkpoint, tmp_path):
+    """One process leaves out a batch of which no image could be read; the rest of the update is learned from."""
+    bad = [{"image": str(tmp_path / f"{number}.png"), "caption": "none"} for number in range(3)]
+    rows = [{"image": NAMES[0], "caption": "a boat"}, *bad]
+    recipe = replace(STEADY, freeze=(), batch_size=1, accumulation=4, max_updates=1)
+    finetune(checkpoint, rows, work_dir=tmp_path / "some", recipe=recipe, data=IMAGES)
+    finetune(checkpoint, rows[:1], work_dir=tmp_path / "one", recipe=recipe, data=IMAGES)
+    assert_same_weights(tmp_path / "some" / "last", tmp_path / "one" / "last")
 
 
 def test_a_stream_is_trained_on_and_continued(checkpoint, tmp_path):

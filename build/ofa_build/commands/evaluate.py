@@ -44,9 +44,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Run the subcommand."""
     data = open_data(flags.data, **data_options(flags))
-    records = list(data.records)[: flags.limit]
-    if not records or min(flags.concurrency, flags.batch_size) < 1:
+    if min(1 if flags.limit is None else flags.limit, flags.concurrency, flags.batch_size) < 1:
         raise DataError("--limit, --concurrency and --batch-size are 1 or more")
+    records = list(data.records)[: flags.limit]
     title = flags.title or (flags.model if flags.url else Path(flags.checkpoint).name)
     evaluation = evaluate(_captioner(flags), records, data.bad, flags.metrics)
     paths = write_report(evaluation, flags.out, title, flags.shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -104,11 +105,25 @@ class Share:
         """Examples of one update."""
         return self.batch_size * self.accumulation * self.processes
 
+    def batches(self, examples: int) -> int:
+        """Tell how many batches an update of so many examples is to each process: fewer where fewer are enough."""
+        return -(-examples // (self.processes * self.batch_size))
+
     def of(self, examples: Sequence[Any]) -> list[list[Any]]:
-        """Give this process's ``accumulation`` batches of an update's examples, the last ones possibly empty."""
-        start = self.rank * self.batch_size * self.accumulation
-        starts = range(start, start + self.batch_size * self.accumulation, self.batch_size)
-        return [list(examples[first : first + self.batch_size]) for first in starts]
+        """Give this process's batches of an update's examples.
+
+        Those of an epoch's last update are spread evenly: a batch is empty only where there are more processes than
+        examples, since an empty one is a picture of nothing to the batch norms.
+        """
+        own = _evenly(examples, self.processes)[self.rank]
+        return _evenly(own, self.batches(len(examples)))
+
+
+def _evenly(examples: Sequence[Any], parts: int) -> list[list[Any]]:
+    """Cut into parts of which none is more than one longer than another, the longer ones first."""
+    size, longer = divmod(len(examples), parts)
+    starts = [part * size + min(part, longer) for part in range(parts + 1)]
+    return [list(examples[start:end]) for start, end in itertools.pairwise(starts)]
 
 
 class Batches:
@@ -157,16 +172,21 @@ class Batches:
 
         """
         batches = iter(self._loader(first, last))
-        for _ in range(first, last):
-            update = list(itertools.islice(batches, self.share.accumulation))
-            if len(update) < self.share.accumulation:
+        for number in range(first, last):
+            wanted = self.share.batches(self._examples_of(number))
+            update = list(itertools.islice(batches, wanted))
+            if len(update) < wanted:
                 raise DataError("the stream has no record that can be used")
             for name, reason in itertools.chain.from_iterable(batch.bad for batch in update):
                 self.bad.add(name, reason)
             yield update
 
     def _loader(self, first: int, last: int) -> DataLoader:
-        common = {"num_workers": self.workers, "prefetch_factor": 4 if self.workers else None}
+        common = {
+            "num_workers": self.workers,
+            "prefetch_factor": 4 if self.workers else None,
+            "worker_init_fn": _leave_group,
+        }
         if self._keys is None:
             stream = _StreamedBatches(self, first, last)
             return DataLoader(stream, batch_size=None, **common)
@@ -174,14 +194,27 @@ class Batches:
         examples = _Examples(self.data.records, self.encoding)
         return DataLoader(examples, batch_sampler=order, collate_fn=self.encoding.collate, **common)
 
+    def _examples_of(self, update: int) -> int:
+        """Tell how many examples an update has; an epoch's last one may have fewer."""
+        size = self.share.global_size
+        return size if self._keys is None else min(size, len(self._keys) - update % self.updates_per_epoch * size)
+
     def _keys_of(self, update: int) -> list[tuple[int, int]]:
-        """Give the examples of an update; an epoch's last one may have fewer."""
+        """Give the examples of an update."""
         epoch, place = divmod(update, self.updates_per_epoch)
         if self._epoch != epoch:
             self._epoch = epoch
             self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self._keys))
         size = self.share.global_size
         return [self._keys[index] for index in self._order[place * size : (place + 1) * size]]
+
+
+def _leave_group(_worker: int) -> None:
+    """Keep a worker from what is sent to its process's whole group, as torchrun and schedulers send SIGTERM.
+
+    The run ends after the update at hand and needs its workers until then; they end with it.
+    """
+    os.setpgrp()
 
 
 def _example_keys(records: Sequence[Record], per_image: bool) -> list[tuple[int, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +16,6 @@ from ..checkpoint import Checkpoint, load_checkpoint
 from ..data.batches import CaptionBatch
 from ..data.sources import DataOptions
 from ..evaluation.search import normalise_pixels
-from ..model import OFA
 from .hooks import Hook
 from .inner_states import Pair, matching_layers, recording
 from .objectives import CrossEntropy, Term, Terms
@@ -161,22 +162,33 @@ def distil(
     recipe, losses = recipe.with_options(**options), losses or Losses()
     run = CaptionRun(student, train, evaluation, work_dir, recipe, data or DataOptions())
     source = load_checkpoint(teacher)
-    skeleton = OFA(source.config)
-    pairs = matching_layers(skeleton, run.model) if losses.attention_map is None else losses.attention_map
-    pairs = pairs if losses.attention else ()
+    if recipe.drop_worst:
+        raise RecipeError("drop_worst leaves out tokens of which the teacher speaks too: it must be 0")
+    published = matching_layers(source.config, run.checkpoint.config)
+    pairs = (published if losses.attention_map is None else losses.attention_map) if losses.attention else ()
     if pairs and recipe.gradient_checkpointing:
         raise RecipeError("gradient_checkpointing does not keep the attention that is to be matched")
     _check(source, run.checkpoint, (*pairs, *losses.hidden_map), losses)
-    wanted = ([(pair.side, pair.teacher) for pair in part] for part in (pairs, losses.hidden_map))
+    wanted = [[(pair.side, pair.teacher) for pair in part] for part in (pairs, losses.hidden_map)]
     asked: Teacher | CachedTeacher = Teacher(source, run.accelerator.device, *wanted)
     if cache is not None:
         if data is not None and data.streaming:
             raise RecipeError("a stream's examples have no names to remember the teacher's outputs by")
-        asked = CachedTeacher(asked, Path(cache) / source.sha256[:16])
+        asked = CachedTeacher(asked, Path(cache) / _digest(source, run, wanted))
     hard = CrossEntropy(run.model, run.checkpoint.settings, run.prompt, recipe)
     objective = Distillation(hard, asked, losses, pairs, source.config.d_model)
     about = {"teacher": source.sha256, "losses": _plain(asdict(losses))}
     return run.train(objective, run.batches(), hooks, about)
+
+
+def _digest(teacher: Checkpoint, run: CaptionRun, wanted: Sequence[Any]) -> str:
+    """Tell apart what a teacher says by everything that it depends on."""
+    recipe = run.recipe
+    asked = (teacher.sha256, recipe.precision, recipe.max_words, recipe.caption_prefix, wanted)
+    digest = hashlib.sha256(json.dumps(asked).encode())
+    for record in run.data.records:
+        digest.update(json.dumps((record.name, record.captions)).encode())
+    return digest.hexdigest()[:16]
 
 
 def _check(teacher: Checkpoint, student: Checkpoint, pairs: Sequence[Pair], losses: Losses) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # SyncBatchNorm is one, and no BatchNorm2d
 from torch.utils.checkpoint import checkpoint
 
 from ..model import OFA
@@ -26,26 +27,16 @@ def freeze(model: OFA, parts: Iterable[str]) -> None:
             part.requires_grad_(False)
     if "embeddings" in parts:
         model.encoder.embed_tokens.requires_grad_(False)
-    if "resnet" in parts:
-        model.encoder.embed_images.requires_grad_(False)
-    if "stem" in parts:
-        for module in _stem(model.encoder.embed_images):
-            module.requires_grad_(False)
-    if "batch-norm" in parts:
-        for module in _batch_norms(model):
-            module.requires_grad_(False)
+    for module in _frozen_images(model, parts):
+        module.requires_grad_(False)
 
 
 def set_training(model: nn.Module, parts: Iterable[str]) -> None:
     """Put a model into training mode, all but the batch norms of what is frozen: those keep their statistics."""
     model.train()
-    if {"resnet", "batch-norm"} & set(parts):
-        for module in _batch_norms(model):
+    for part in _frozen_images(model, parts):
+        for module in _batch_norms(part):
             module.eval()
-    elif "stem" in parts:
-        for resnet in [module for module in model.modules() if isinstance(module, ResNet)]:
-            for module in _stem(resnet):
-                module.eval()
 
 
 def checkpoint_gradients(model: OFA) -> None:
@@ -54,9 +45,16 @@ def checkpoint_gradients(model: OFA) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
-def _stem(resnet: ResNet) -> tuple[nn.Module, ...]:
-    return resnet.conv1, resnet.bn1, resnet.layer1
+def _frozen_images(model: nn.Module, parts: Iterable[str]) -> Iterator[nn.Module]:
+    """Give the parts of the image backbone, a model's or an objective's, that do not learn."""
+    for resnet in [module for module in model.modules() if isinstance(module, ResNet)]:
+        if "resnet" in parts:
+            yield resnet
+        if "stem" in parts:
+            yield from (resnet.conv1, resnet.bn1, resnet.layer1)
+        if "batch-norm" in parts:
+            yield from _batch_norms(resnet)
 
 
 def _batch_norms(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]

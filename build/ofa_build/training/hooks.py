@@ -125,11 +125,14 @@ class CsvLog(Hook):
     def on_start(self, update: int, updates: int) -> None:
         """See :class:`Hook`."""
         for path in (self._log, self._evaluations):
-            if path.exists():
-                header, *rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
-                kept = [row for row in rows if int(row[0]) <= update]
-                with path.open("w", newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+            if rows:  # a full disk leaves a file without a line, or with half of one
+                header, *rows = rows
+                kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= update]
+                partial = path.with_suffix(".partial")
+                with partial.open("w", newline="", encoding="utf-8") as file:
                     csv.writer(file).writerows([header, *kept])
+                partial.replace(path)
 
     def on_interval(self, progress: Progress) -> None:
         """See :class:`Hook`."""
@@ -184,7 +187,7 @@ class Stopwatch:
 
 
 def _append(path: Path, row: Mapping[str, float]) -> None:
-    is_new = not path.exists()
+    is_new = not path.exists() or not path.stat().st_size
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, row)
         if is_new:

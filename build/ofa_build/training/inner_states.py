@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..model import OFA
+from ..model import OFA, OFAConfig
 
 SIDES = ("encoder", "decoder")
 """A layer's own attention: of the image and prompt, or of the caption so far."""
@@ -46,12 +46,12 @@ def parse_pairs(text: str) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def matching_layers(teacher: OFA, student: OFA) -> tuple[Pair, ...]:
+def matching_layers(teacher: OFAConfig, student: OFAConfig) -> tuple[Pair, ...]:
     """Pair layer i with layer i, on both sides, as far as the student goes: the published map."""
     return tuple(
         Pair(side, layer, layer)
         for side in SIDES
-        for layer in range(min(len(getattr(teacher, side).layers), len(getattr(student, side).layers)))
+        for layer in range(min(getattr(one, f"{side}_layers") for one in (teacher, student)))
     )
 
 

@@ -130,6 +130,7 @@ class Trainer:
 
     def _after_update(self, watch: Stopwatch) -> None:
         update, recipe = self.update, self.recipe
+        is_told_to_stop = self._told_to_stop()
         if update % recipe.log_every == 0 or update == self.updates:
             self._report(watch)
         if update == self.updates:
@@ -138,15 +139,21 @@ class Trainer:
         if self._evaluate and period and update % period == 0:
             self._judge()
             watch.read()
-        if update % recipe.save_every == 0 or self._stop.is_set():
+        if update % recipe.save_every == 0 or is_told_to_stop:
             self._save()
-        if self._stop.is_set():
+        if is_told_to_stop:
             raise Interrupted(f"stopped after update {update} of {self.updates}; the same command continues")
 
+    def _told_to_stop(self) -> bool:
+        """Tell whether any process was: all of them then stop after the same update."""
+        told = torch.tensor(float(self._stop.is_set()), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(told) > 0)
+
     def _finish(self) -> None:
+        self._save()  # an evaluation that fails is to cost nothing that was learned
         if self._evaluate and self.update not in self._judged:
             self._judge()
-        self._save()
+            self._save()
 
     def _train_on(self, batches: Sequence[Any]) -> float:
         """Do one update; gives its images, over all processes."""
@@ -155,6 +162,8 @@ class Trainer:
         rate = self.recipe.learning_rate_at(self.update, self.updates)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        if self.accelerator.num_processes == 1:  # several take their steps together, with or without examples
+            batches = [batch for batch in batches if batch.images]
         batches = [batch.to(self.accelerator.device) for batch in batches]
         units = self._count(batches)
         if not units["token"] and not units["image"]:
@@ -176,21 +185,18 @@ class Trainer:
         return units["image"]
 
     def _count(self, batches: Sequence[Any]) -> dict[str, float]:
-        """Count the update's units over all processes, and whether any of them was told to stop."""
-        counts = torch.zeros(3, dtype=torch.float64)
+        """Count the update's units over all processes."""
+        counts = torch.zeros(2, dtype=torch.float64)
         for batch in batches:
             units = self.objective.units(batch, self.update)
-            counts += torch.tensor([units["token"], units["image"], 0], dtype=torch.float64)
-        counts[2] = self._stop.is_set()
+            counts += torch.tensor([units["token"], units["image"]], dtype=torch.float64)
         counts = self.accelerator.reduce(counts.to(self.accelerator.device))
-        if counts[2] > 0:
-            self._stop.set()
         return {"token": float(counts[0]), "image": float(counts[1])}
 
     def _check(self, sums: Mapping[str, Tensor], norm: Tensor) -> None:
-        if self.recipe.precision == "fp16":
-            return  # the gradient scaler leaves such an update out and lowers its scale
-        if not all(torch.isfinite(value) for value in (*sums.values(), norm)):
+        # In fp16 a gradient may overflow: the scaler then leaves the update out and lowers its scale.
+        checked = sums.values() if self.recipe.precision == "fp16" else (*sums.values(), norm)
+        if not all(torch.isfinite(value) for value in checked):
             raise RunError(
                 f"the loss or its gradient is no number at update {self.update + 1}: lower the learning rate; "
                 "what was saved before is intact"
@@ -201,7 +207,8 @@ class Trainer:
         values = self.accelerator.reduce(torch.stack([sums[name] for name in names]))
         for name, value in zip(names, values.tolist(), strict=True):
             self._sums[name] += value
-        self._sums["gradient_norm"] += float(norm)
+        if torch.isfinite(norm):
+            self._sums["gradient_norm"] += float(norm)
         self._sums["updates"] += 1
 
     def _report(self, watch: Stopwatch) -> None:

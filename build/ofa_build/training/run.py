@@ -71,6 +71,10 @@ class CaptionRun:
         self.tokenizer = self.checkpoint.tokenizer
         self.data = _open(train, options, options.streaming)
         self.evaluation = None if evaluation is None else _open(evaluation, options, streaming=False)
+        if isinstance(self.evaluation, CaptionStream):
+            raise DataError("the evaluation data is a stream: it must say how many records it has")
+        if options.evaluation_images is not None and options.evaluation_images < 1:
+            raise DataError("the number of evaluation images is 1 or more")
         self.evaluation_images = options.evaluation_images
         settings = self.checkpoint.settings
         self.prompt = self.tokenizer.encode_prompt(settings.prompt, settings.max_src_length)
@@ -101,7 +105,10 @@ class CaptionRun:
 
         """
         if self.accelerator.is_main_process:
-            self.work.begin(self.recipe, {"checkpoint": self.checkpoint.sha256, **(about or {})})
+            run = {"checkpoint": self.checkpoint.sha256, "processes": self.accelerator.num_processes}
+            if isinstance(self.data, CaptionData):
+                run["records"] = len(self.data)
+            self.work.begin(self.recipe, {**run, **(about or {})})
         self.accelerator.wait_for_everyone()
         trainer = Trainer(
             objective,
@@ -139,9 +146,11 @@ class CaptionRun:
         answers = []
         with self.accelerator.autocast():
             for number, answer, _ in captioner.answers(records[rank::processes]):
-                answers.append((rank + number * processes, answer if isinstance(answer, str) else str(answer)))
-                if not isinstance(answer, str):
-                    self.evaluation.bad.add(records[answers[-1][0]].name, answers.pop()[1])
+                place = rank + number * processes
+                if isinstance(answer, str):
+                    answers.append((place, answer))
+                else:
+                    self.evaluation.bad.add(records[place].name, str(answer))
         captions = dict(sorted(gather_object(answers)))
         if not captions:
             raise DataError(f"no image of the evaluation data can be read: {self.evaluation.bad.summary()}")

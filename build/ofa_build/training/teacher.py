@@ -64,7 +64,7 @@ class CachedTeacher:
 
     Args:
         teacher: who is asked what is not remembered.
-        folder: one file an example; it belongs to one teacher, data set and order of captions.
+        folder: one file an example, by the numbers of its record and caption; it belongs to one teacher and data set.
 
     """
 

@@ -24,6 +24,7 @@ class WorkFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._state, self._checkpoints = path / "state.pt", path / "checkpoints"
+        self._written: set[Path] = set()
 
     @property
     def last(self) -> Path:
@@ -49,9 +50,9 @@ class WorkFolder:
             return
         known = json.loads(path.read_text(encoding="utf-8"))
         for name, value in wanted.items():
-            if known.get(name) != value:
+            if known.get(name, value) != value:  # a run of an earlier version did not write everything down
                 raise RunError(
-                    f"{self.path} holds a run with {name} {known.get(name)!r}, not {value!r}: name another folder"
+                    f"{self.path} holds a run with {name} {known[name]!r}, not {value!r}: name another folder"
                 )
 
     def load_state(self) -> dict[str, Any] | None:
@@ -87,23 +88,28 @@ class WorkFolder:
         """Write a checkpoint, point ``last`` (and ``best``) to it, and remove old ones.
 
         Returns:
-            Its folder, and whether it was written now: one of this update may be there already.
+            Its folder, and whether it was written now: this run may have saved this update already.
 
         Raises:
             RunError: if it cannot be written; ``last`` and ``best`` are then what they were.
 
         """
         folder = self._checkpoints / f"update-{update:08d}"
-        is_new = not folder.exists()
+        is_new = folder not in self._written
         if is_new:
-            partial = folder.with_suffix(".partial")
+            partial, before = folder.with_suffix(".partial"), folder.with_suffix(".before")
             shutil.rmtree(partial, ignore_errors=True)
             try:
                 write(partial)
+                if folder.exists():  # of a run that ended before it saved its state: not what this one has learned
+                    shutil.rmtree(before, ignore_errors=True)
+                    folder.rename(before)
                 partial.rename(folder)
+                shutil.rmtree(before, ignore_errors=True)
             except (OSError, RuntimeError) as error:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise self._not_saved("the checkpoint", update, error) from error
+            self._written.add(folder)
         self._link(self.last, folder)
         if is_best:
             self._link(self.best, folder)
@@ -118,7 +124,7 @@ class WorkFolder:
 
     def _prune(self, keep: int) -> None:
         kept = {link.resolve() for link in (self.last, self.best) if link.exists()}
-        folders = sorted(folder for folder in self._checkpoints.iterdir() if folder.suffix != ".partial")
+        folders = sorted(folder for folder in self._checkpoints.iterdir() if not folder.suffix)
         for folder in folders[:-keep]:
             if folder.resolve() not in kept:
                 shutil.rmtree(folder)
