@@ -7,7 +7,8 @@ import importlib.metadata
 import subprocess
 from dataclasses import dataclass
 
-_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime-gpu", "onnxruntime")}
+"""The first that is installed is the one that runs: the GPU's is put over the CPU's."""
 
 
 @dataclass(frozen=True)

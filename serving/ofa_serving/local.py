@@ -72,7 +72,10 @@ class LocalCaptioner:
 
     def encode(self, pixels: np.ndarray) -> Array:
         """States [b, N, d] of pixels UINT8 [b, S, S, 3], where the engine keeps them."""
-        return self._encoder.run(pixels).copy()
+        hidden = self._encoder.run(pixels)
+        # On the host the engine's next run may overwrite them. On a GPU they are new, and the search's stream would not
+        # wait for a copy.
+        return hidden.copy() if isinstance(hidden, np.ndarray) else hidden
 
     def search(self, hidden: Array, settings: GenerationConfig) -> list[SearchResult]:
         """The finished searches of states [b, N, d], in their order."""

@@ -27,7 +27,9 @@ def waiting_for_shapes(graph):
 @pytest.mark.parametrize("name", ["cross", "step"])
 def test_no_value_waits_for_a_shape(artifacts, precision, name):
     (file,) = (artifacts(CASES[0], precision) / "model_repository").glob(f"*_beam_search/1/{name}.onnx")
-    assert waiting_for_shapes(onnx.load(file, load_external_data=False).graph) == []
+    graph = onnx.load(file, load_external_data=False).graph
+    assert waiting_for_shapes(graph) == []
+    assert "GatherND" not in {node.op_type for node in graph.node}  # its kernel is not safe to capture
 
 
 def test_a_value_of_a_shape_and_an_input_is_found():

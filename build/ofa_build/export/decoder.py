@@ -123,7 +123,8 @@ class StepGraph(nn.Module):
         """One step.
 
         No value depends on a shape: a runtime on a GPU computes shapes on the host, and a step that waits for a copy
-        from there cannot be captured as one launch.
+        from there cannot be captured as one launch. Nor is a table indexed with brackets: they become GatherND, whose
+        kernel for CUDA copies its strides from memory that is gone when a captured step is launched again.
 
         Args:
             tokens: INT64 [C, K].
@@ -140,7 +141,7 @@ class StepGraph(nn.Module):
         batch, beams = tokens.shape
         caches, cross = state[: len(state) // 2], state[len(state) // 2 :]
         biases = self._self_bias(steps, ancestors, slots - slots[:, :1])
-        cross_bias = self.cross_bias[steps].unsqueeze(2)
+        cross_bias = self.cross_bias.index_select(0, steps).unsqueeze(2)
         x = self.decoder.embed(self.embed_tokens(tokens), steps[:, None]).flatten(0, 1)
         updated = []
         for index, layer in enumerate(self.layers):
@@ -160,6 +161,6 @@ class StepGraph(nn.Module):
         reach = ancestors.shape[2]
         own = ancestors.unsqueeze(-1) == numbers[:, None, None]  # [C, K, P, K]
         mask = torch.zeros((), dtype=self.self_bias.dtype).masked_fill(~own, float("-inf"))
-        bias = self.self_bias[steps][:, :, :reach]
+        bias = self.self_bias.index_select(0, steps)[:, :, :reach]
         bias = bias[:, :, None, :, None] + mask[:, None]
         return bias.flatten(3).split(self.heads, dim=1)

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
+import onnxruntime
 
 Array = Any
 """A NumPy array, or a CuPy array on a GPU."""
@@ -43,6 +44,7 @@ class Device:
         """
         if name == HOST:
             return cls(np)
+        onnxruntime.preload_dlls()  # CUDA's libraries may have come as Python packages, and CuPy needs them too
         import cupy  # noqa: PLC0415
 
         number = int(name.partition(":")[2] or 0)

@@ -52,7 +52,6 @@ def session(path: Path, device: Device, capture: bool = False) -> ort.InferenceS
     options.log_severity_level = 3
     if not device.is_gpu:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    ort.preload_dlls()  # CUDA's libraries may have come as Python packages
     settings = {
         "device_id": str(device.number),
         "user_compute_stream": str(device.stream.ptr),

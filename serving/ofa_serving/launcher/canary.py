@@ -23,7 +23,7 @@ from ofa_serving.metrics import CANARY_REQUEST
 
 @dataclass(frozen=True)
 class Canary:
-    """An image, the request parameters it is sent with, and the captions that must come back, best first."""
+    """An image, the request parameters it is sent with, and the captions that may come back, the likeliest first."""
 
     model: str
     image: bytes
@@ -67,8 +67,8 @@ class Canary:
         except InferenceServerException as error:
             raise LaunchError(f"{self.model} could not caption its known image: {_one_line(error)}") from error
         captions = tuple(caption.decode(errors="replace") for caption in answer.as_numpy(Tensor.CAPTION).flat)
-        if captions != self.captions:
-            got, known = _quoted(captions), _quoted(self.captions)
+        if not captions or not set(captions) <= set(self.captions):
+            got, known = _quoted(captions), _quoted(self.captions[:1])
             raise LaunchError(f"{self.model} captions its known image {got}, not {known}")
 
 
