@@ -319,6 +319,13 @@ def test_a_server_that_captions_the_known_image_otherwise_is_never_ready(launche
     assert failure(launcher) == f"tiny_caption captions its known image '{caption_of(IMAGE)}', not 'a dog'"
 
 
+def test_a_server_may_choose_another_of_the_known_images_captions(launcher, artifacts):
+    """Two captions can be equally good, and another processor rounds otherwise."""
+    (artifacts / NAME / "canary/canary.json").write_text(json.dumps({"captions": ["a dog", caption_of(IMAGE)]}))
+    with launcher:  # which waits until it is ready
+        pass
+
+
 def test_a_server_that_refuses_the_known_image_is_never_ready(launcher, artifacts):
     (artifacts / NAME / "canary/image").write_bytes(b"")
     assert "could not caption its known image: in ensemble 'tiny_caption', EMPTY_IMAGE" in failure(launcher)
