@@ -37,7 +37,8 @@ class AsyncCaptioner:
 
     Args:
         url: ``grpc://host:port`` or ``http://host:port``; ``grpcs://`` or ``https://`` with TLS. Several addresses
-            are replicas: they get requests in turn, and one that is away is left out for a while.
+            are replicas: they get requests in turn, one that is away is left out for a while, and one that is full
+            until it said to come again.
         model: the served model's name.
         timeout: seconds an image may take with all its attempts, above 0 to 86400. The server is told, and stops
             working then.
@@ -148,7 +149,7 @@ class AsyncCaptioner:
 
         async def send(attempt_timeout: float) -> list[Caption]:
             request = InferRequest(self._model, data, requested_outputs(details), parameters, attempt_timeout)
-            return read_captions(await replicas.infer(request), details)
+            return read_captions(await replicas.infer(request, deadline), details)
 
         return await retrying(send, self._retry, deadline)
 
