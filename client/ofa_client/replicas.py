@@ -27,6 +27,7 @@ class Replicas:
         self._transports: dict[Endpoint, Transport] = {}
         self._aside = dict.fromkeys(endpoints, (False, 0.0))  # whether it was away rather than full, and until when
         self._next = 0
+        self._closed = False
 
     async def infer(self, request: InferRequest, deadline: float) -> dict[str, np.ndarray]:
         """Send to the next server that is neither away nor full; if it turns out to be full, to another.
@@ -36,10 +37,13 @@ class Replicas:
 
         Raises:
             OverloadedError: no server is left; it is the error of the one that wants to be asked again first.
+            RuntimeError: closed, perhaps since this request's last try.
         """
         full: dict[Endpoint, OverloadedError] = {}
         endpoint: Endpoint | None = self._pick()
         while endpoint is not None:
+            if self._closed:
+                raise RuntimeError("this captioner is closed")
             if endpoint not in self._transports:
                 self._transports[endpoint] = self._connect(endpoint)
             try:
@@ -70,7 +74,8 @@ class Replicas:
         return None
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and open no more."""
+        self._closed = True
         transports, self._transports = list(self._transports.values()), {}
         await asyncio.gather(*(transport.close() for transport in transports))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 
 import grpc
 import pytest
-from ofa_client import Captioner, Retry, errors
+from ofa_client import AsyncCaptioner, Captioner, Retry, errors
 
 from nonsense_servers import InTurn, grpc_server, one_caption, refuse
 from patience import eventually
@@ -138,6 +139,23 @@ def test_the_next_replica_gets_what_is_left_of_the_timeout():
     with grpc_server(slow_to_refuse) as a, grpc_server(idle) as b, Captioner([a, b], timeout=20) as captioner:
         captioner.caption(IMAGE)
     assert 10 < left[0] < 19.5
+
+
+def test_a_request_that_waits_for_its_next_try_opens_no_connection_after_the_close(count):
+    behave = InTurn(full("; try again in 0.5 s"), count.named("after the close"))
+
+    async def main(url):
+        async with AsyncCaptioner(url) as captioner:
+            waiting = asyncio.ensure_future(captioner.caption(IMAGE))
+            while not behave.requests:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+        with pytest.raises(RuntimeError, match="this captioner is closed"):
+            await waiting
+
+    with grpc_server(behave) as url:
+        asyncio.run(main(url))
+    assert not count
 
 
 def test_no_address_at_all_is_refused():
