@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -37,7 +38,8 @@ class AsyncCaptioner:
 
     Args:
         url: ``grpc://host:port`` or ``http://host:port``; ``grpcs://`` or ``https://`` with TLS. Several addresses
-            are replicas: they get requests in turn, and one that is away is left out for a while.
+            are replicas: they get requests in turn, one that is away is left out for a while, and one that is full
+            until it said to come again.
         model: the served model's name.
         timeout: seconds an image may take with all its attempts, above 0 to 86400. The server is told, and stops
             working then.
@@ -140,7 +142,7 @@ class AsyncCaptioner:
         Raises:
             CaptionServiceError, OSError, TypeError, ValueError: as for :meth:`caption`.
         """
-        seconds = self._timeout if timeout is None else _checked_timeout(timeout)
+        seconds = self._seconds(timeout)
         deadline = time.monotonic() + seconds
         parameters = request_parameters({"num_captions": num_captions, **options})
         replicas = self._connected()
@@ -148,7 +150,7 @@ class AsyncCaptioner:
 
         async def send(attempt_timeout: float) -> list[Caption]:
             request = InferRequest(self._model, data, requested_outputs(details), parameters, attempt_timeout)
-            return read_captions(await replicas.infer(request), details)
+            return read_captions(await replicas.infer(request, deadline), details)
 
         return await retrying(send, self._retry, deadline)
 
@@ -201,19 +203,27 @@ class AsyncCaptioner:
         if timeout is not None:
             _checked_timeout(timeout)
 
+    def _seconds(self, timeout: float | None) -> float:
+        """Tell how long an image may take that was asked for with this timeout."""
+        return self._timeout if timeout is None else _checked_timeout(timeout)
+
     async def _read(self, image: ImageSource, seconds: float) -> bytes:
         if isinstance(image, bytes):
             return image
         if not is_url(image):
-            return await asyncio.to_thread(read_image, image)
-        if self._fetcher is None:
-            from ofa_client.fetch import ImageFetcher  # noqa: PLC0415 - loads aiohttp, which gRPC does without
+            reading = asyncio.ensure_future(asyncio.to_thread(read_image, image))
+        else:
+            if self._fetcher is None:
+                from ofa_client.fetch import ImageFetcher  # noqa: PLC0415 - loads aiohttp, which gRPC does without
 
-            self._fetcher = ImageFetcher(self._public_urls_only)
+                self._fetcher = ImageFetcher(self._public_urls_only)
+            reading = asyncio.ensure_future(self._fetcher.fetch(str(image)))
         try:
-            return await asyncio.wait_for(self._fetcher.fetch(str(image)), seconds)
+            return await asyncio.wait_for(reading, seconds)
         except asyncio.TimeoutError as error:
-            raise DeadlineExceededError(f"{image} was not fetched within {seconds:g} seconds") from error
+            if not reading.cancelled():
+                raise  # the file's own
+            raise not_read(image, seconds) from error
 
     def _connected(self) -> Replicas:
         """Connect at first use: connections belong to the event loop that runs then."""
@@ -251,6 +261,12 @@ class AsyncCaptioner:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def not_read(image: ImageSource, seconds: float) -> DeadlineExceededError:
+    """Say that an image took all its time before it could be sent."""
+    name = image if isinstance(image, (str, os.PathLike)) else "the image"
+    return DeadlineExceededError(f"{name} was not {'fetched' if is_url(image) else 'read'} within {seconds:g} seconds")
 
 
 def _refuse_num_captions(options: Mapping[str, object]) -> None:

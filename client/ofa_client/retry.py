@@ -32,7 +32,7 @@ class Retry:
     """
 
     attempts: int = 5
-    """Requests sent for an image at most, the first one included."""
+    """Requests sent for an image at most, the first one included; one that full replicas hand on counts once."""
 
     first_pause: float = 0.1
     """Seconds that the first pause may last."""

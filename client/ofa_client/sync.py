@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import os
 import threading
+import time
 import weakref
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ofa_client import contract
-from ofa_client.aio import DEFAULT_TIMEOUT, AsyncCaptioner
+from ofa_client.aio import DEFAULT_TIMEOUT, AsyncCaptioner, not_read
 from ofa_client.connection import FilePath
 from ofa_client.images import ImageSource, is_url, read_image
 from ofa_client.many import DEFAULT_CONCURRENCY, Outcome, outcome_of, pump
@@ -82,8 +83,8 @@ class Captioner:
     ) -> Caption:
         """Return the best caption of an image; see :meth:`AsyncCaptioner.caption`."""
         self._check_usable()
-        data = _read_here(image)
-        return self._loop.run(self._captioner.caption(data, timeout=timeout, details=details, **options))
+        data, left = self._read_here(image, timeout)
+        return self._loop.run(self._captioner.caption(data, timeout=left, details=details, **options))
 
     def captions(
         self,
@@ -96,9 +97,9 @@ class Captioner:
     ) -> list[Caption]:
         """Return the ``num_captions`` best captions of an image, best first; see :meth:`AsyncCaptioner.captions`."""
         self._check_usable()
-        data = _read_here(image)
+        data, left = self._read_here(image, timeout)
         return self._loop.run(
-            self._captioner.captions(data, num_captions=num_captions, timeout=timeout, details=details, **options)
+            self._captioner.captions(data, num_captions=num_captions, timeout=left, details=details, **options)
         )
 
     def caption_many(
@@ -133,6 +134,18 @@ class Captioner:
 
         return pump(submit, images, concurrency, in_order)
 
+    def _read_here(self, image: ImageSource, timeout: float | None) -> tuple[ImageSource, float]:
+        """Read what belongs to the caller's thread, and tell what time is left; a URL is fetched by the other one."""
+        seconds = self._captioner._seconds(timeout)
+        if is_url(image):
+            return image, seconds
+        begin = time.monotonic()
+        data = read_image(image)
+        left = seconds - (time.monotonic() - begin)
+        if left <= 0:
+            raise not_read(image, seconds)
+        return data, left
+
     def _check_usable(self) -> None:
         if not self._forgotten.alive:
             raise RuntimeError("this captioner is closed")
@@ -163,11 +176,6 @@ def _close_if_alive(reference: weakref.ref[Captioner]) -> None:
 async def _semaphore(value: int) -> asyncio.Semaphore:
     """Make one in the loop that will use it: Python 3.9 binds it there and then."""
     return asyncio.Semaphore(value)
-
-
-def _read_here(image: ImageSource) -> ImageSource:
-    """Read what belongs to the caller's thread; a URL is fetched by the other one."""
-    return image if is_url(image) else read_image(image)
 
 
 class _LoopThread:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 
 import grpc
 import pytest
-from ofa_client import Captioner, errors
+from ofa_client import AsyncCaptioner, Captioner, errors
 
-from nonsense_servers import grpc_server, http_answer, http_server, one_caption, refuse
+from nonsense_servers import InTurn, grpc_server, http_answer, http_server, one_caption, refuse
 
 IMAGE = b"an image"
 
@@ -212,3 +214,65 @@ def caption_when_back(captioner, seconds):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+class SlowFile:
+    """A binary file on a disk or a connection that takes its time, or fails as a socket does."""
+
+    def __init__(self, seconds, error=None):
+        self.seconds = seconds
+        self.error = error
+        self.given_up = threading.Event()
+
+    def read(self):
+        self.given_up.wait(self.seconds)
+        if self.error:
+            raise self.error
+        return IMAGE
+
+
+def test_a_file_that_never_ends_costs_the_timeout_and_no_more(closed_port):
+    async def main():
+        file = SlowFile(30)
+        begin = time.monotonic()
+        async with AsyncCaptioner(f"grpc://127.0.0.1:{closed_port}") as captioner:
+            try:
+                with pytest.raises(errors.DeadlineExceededError, match=r"the image was not read within 0\.2 seconds"):
+                    await captioner.caption(file, timeout=0.2)
+            finally:
+                file.given_up.set()
+        return time.monotonic() - begin
+
+    assert asyncio.run(main()) < 5
+
+
+def test_a_file_that_took_the_timeout_to_read_is_not_sent():
+    behave = InTurn(one_caption)
+    with grpc_server(behave) as url, Captioner(url, timeout=0.2) as captioner:
+        for call in (captioner.caption, captioner.captions):
+            with pytest.raises(errors.DeadlineExceededError, match=r"the image was not read within 0\.2 seconds"):
+                call(SlowFile(0.3))
+    assert behave.requests == 0
+
+
+def test_reading_counts_against_the_deadline():
+    left = []
+
+    def behave(request, context):
+        left.append(context.time_remaining())
+        return one_caption(request, context)
+
+    with grpc_server(behave) as url, Captioner(url) as captioner:
+        captioner.caption(SlowFile(0.5), timeout=20)
+        captioner.captions(SlowFile(0.5), timeout=20)
+    assert len(left) == 2
+    assert 10 < min(left) <= max(left) < 19.6
+
+
+def test_a_files_own_timeout_is_not_the_deadlines(closed_port):
+    async def main():
+        async with AsyncCaptioner(f"grpc://127.0.0.1:{closed_port}") as captioner:
+            await captioner.caption(SlowFile(0, asyncio.TimeoutError("the disk is gone")))
+
+    with pytest.raises(asyncio.TimeoutError, match="the disk is gone"):
+        asyncio.run(main())

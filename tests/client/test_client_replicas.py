@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter
 
+import grpc
 import pytest
-from ofa_client import Captioner, Retry, errors
+from ofa_client import AsyncCaptioner, Captioner, Retry, errors
 
-from nonsense_servers import grpc_server, one_caption
+from nonsense_servers import InTurn, grpc_server, one_caption, refuse
 from patience import eventually
 
 IMAGE = b"an image"
@@ -71,6 +74,88 @@ def test_when_all_are_away_the_error_says_so(closed_port):
     urls = [f"grpc://127.0.0.1:{closed_port}", f"http://127.0.0.1:{closed_port}"]
     with Captioner(urls) as captioner, pytest.raises(errors.ServiceUnavailableError):
         captioner.caption(IMAGE)
+
+
+def full(hint):
+    return refuse(grpc.StatusCode.UNAVAILABLE, f"OVERLOADED: full{hint}")
+
+
+@pytest.mark.parametrize("retry", [None, Retry()])
+def test_a_replica_that_is_full_costs_no_request(count, retry):
+    busy = InTurn(full("; try again in 26 s"))
+    with (
+        grpc_server(busy) as a,
+        grpc_server(count.named("idle")) as b,
+        Captioner([a, b], timeout=20, retry=retry) as captioner,
+    ):
+        for _ in range(5):
+            assert captioner.caption(IMAGE).text == "a cat"
+    assert count == {"idle": 5}
+    assert busy.requests == 1
+
+
+def test_a_replica_that_was_full_is_asked_again_when_it_said_so(count):
+    busy = InTurn(full("; try again in 0.5 s"), count.named("a"))
+    with grpc_server(busy) as a, grpc_server(count.named("b")) as b, Captioner([a, b], retry=None) as captioner:
+        eventually(lambda: captioner.caption(IMAGE) and count["a"])
+    assert busy.requests == count["a"] + 1
+
+
+def test_when_all_are_full_each_is_asked_once_and_the_shortest_hint_counts():
+    replicas = [InTurn(full(hint)) for hint in ("; try again in 26 s", "; try again in 0.5 s", "")]
+    with (
+        grpc_server(replicas[0]) as a,
+        grpc_server(replicas[1]) as b,
+        grpc_server(replicas[2]) as c,
+        Captioner([a, b, c], retry=None) as captioner,
+        pytest.raises(errors.OverloadedError) as caught,
+    ):
+        captioner.caption(IMAGE)
+    assert caught.value.retry_after == 0.5
+    assert [replica.requests for replica in replicas] == [1, 1, 1]
+
+
+def test_a_full_replica_is_asked_before_one_that_is_away(closed_port):
+    """Its answer says when to come again, which an absent one cannot."""
+    busy = InTurn(full("; try again in 26 s"), one_caption)
+    retry = Retry(first_pause=0.01, longest_pause=0.01)
+    with grpc_server(busy) as url, Captioner([f"grpc://127.0.0.1:{closed_port}", url], retry=retry) as captioner:
+        with pytest.raises(errors.OverloadedError):
+            captioner.caption(IMAGE, timeout=10)
+        assert captioner.caption(IMAGE, timeout=10).text == "a cat"
+
+
+def test_the_next_replica_gets_what_is_left_of_the_timeout():
+    left = []
+
+    def slow_to_refuse(request, context):
+        time.sleep(0.5)
+        return full("")(request, context)
+
+    def idle(request, context):
+        left.append(context.time_remaining())
+        return one_caption(request, context)
+
+    with grpc_server(slow_to_refuse) as a, grpc_server(idle) as b, Captioner([a, b], timeout=20) as captioner:
+        captioner.caption(IMAGE)
+    assert 10 < left[0] < 19.5
+
+
+def test_a_request_that_waits_for_its_next_try_opens_no_connection_after_the_close(count):
+    behave = InTurn(full("; try again in 0.5 s"), count.named("after the close"))
+
+    async def main(url):
+        async with AsyncCaptioner(url) as captioner:
+            waiting = asyncio.ensure_future(captioner.caption(IMAGE))
+            while not behave.requests:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+        with pytest.raises(RuntimeError, match="this captioner is closed"):
+            await waiting
+
+    with grpc_server(behave) as url:
+        asyncio.run(main(url))
+    assert not count
 
 
 def test_no_address_at_all_is_refused():
