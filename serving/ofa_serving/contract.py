@@ -54,6 +54,11 @@ class CaptionError(Exception):
         self.message = message
 
 
+def late() -> CaptionError:
+    """The refusal of a request whose time has passed."""
+    return CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")
+
+
 STATES_ON_GPU = "states_on_gpu"
 """The configurations' parameter, where it is set, that has the encoder's states handed to the search on the GPU."""
 

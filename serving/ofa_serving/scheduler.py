@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .beam_search import BeamSearches, Hypothesis, SpecialTokens
-from .contract import CaptionError, Code
+from .contract import CaptionError, Code, late
 from .engines.base import DecoderBatch, DecoderEngine
 from .engines.device import Array
 from .generation import GenerationConfig
@@ -53,7 +53,7 @@ class Job:
         if self.cancelled():
             return CaptionError(Code.DEADLINE_EXCEEDED, "the client stopped waiting for the caption")
         if now >= self.deadline:
-            return CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")
+            return late()
         return None
 
     def answer(self, result: SearchResult | CaptionError) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..cancellation import CancelFlags
-from ..contract import CaptionError, Code
+from ..contract import CaptionError, late
 from ..metrics import OK
 from .call import Call
 from .triton import log_fault, refusal, send
@@ -162,8 +162,3 @@ class Responder:
             self._answered(flight, *((outcome.code, outcome.message) if refused else (OK, "")))
         except Exception:  # the others still have to be answered
             log_fault("an answer could not be sent")
-
-
-def late() -> CaptionError:
-    """The refusal of a request whose time has passed."""
-    return CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")

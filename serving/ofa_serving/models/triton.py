@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ..contract import CaptionError, Code
+from ..contract import CaptionError, Code, late
 from ..engines.device import GPU, Array
 from ..engines.loading import CPU, EngineChoice
 
@@ -154,7 +154,7 @@ def raise_refusal(message: str, stage: str) -> NoReturn:
     if "maximum queue size" in message:
         raise CaptionError(Code.OVERLOADED, "too many images are waiting; try again later")
     if "timeout expired" in message:
-        raise CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")
+        raise late()
     if "shared memory pool" in message:
         log_refusal(stage, message)
         raise CaptionError(Code.OVERLOADED, "the server has too little shared memory left; try again later")
