@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .beam_search import BeamSearches, Hypothesis, SpecialTokens
-from .contract import CaptionError, Code, late
+from .contract import CaptionError, Code, Fault, late
 from .engines.base import DecoderBatch, DecoderEngine
 from .engines.device import Array
 from .generation import GenerationConfig
@@ -185,8 +185,8 @@ class Scheduler:
         try:
             action()
         except Exception:
-            log.exception("a batch of the beam search failed")
-            error = CaptionError(Code.INTERNAL, "the beam search failed")
+            error = Fault()
+            log.exception("a batch of the beam search failed: error %s", error.number)
             for job in {id(job): job for job in (*group.jobs, *joining)}.values():
                 job.answer(error)
             # Its engine's batch may be half changed: the next caption of this beam size gets a new one.

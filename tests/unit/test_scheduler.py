@@ -1,5 +1,6 @@
 """In-flight batching: who is searched together, who leaves when, and what happens when something fails."""
 
+import re
 import threading
 import time
 from concurrent.futures import Future
@@ -186,9 +187,13 @@ def test_a_clock_that_is_set_changes_no_deadline(scheduler, engine, monkeypatch)
     assert tokens(submit(scheduler, 5, seconds=5)[0]) == counted(5, 5)
 
 
-def test_a_broken_step_fails_its_captions_and_not_the_next(scheduler, engine):
+def test_a_broken_step_fails_its_captions_and_not_the_next(scheduler, engine, caplog):
     engine.fail = True
-    assert submit(scheduler, 5)[0].result(10).code == Code.INTERNAL
+    error = submit(scheduler, 5)[0].result(10)
+    assert error.code == Code.INTERNAL
+    told = re.fullmatch(r"the request failed inside the server \(error ([0-9a-f]{12})\)", error.message)
+    assert f"error {told[1]}" in caplog.text
+    assert "RuntimeError: the engine broke" in caplog.text
     engine.fail = False
     assert tokens(submit(scheduler, 5)[0]) == counted(5, 5)
 

@@ -29,7 +29,7 @@ from ..telemetry.requests import RequestLog
 from ..telemetry.spans import open_spans
 from ..tokenizer import Tokenizer
 from .publishing import Publisher
-from .triton import Settings, deadline, fault, log_fault, refusal, request_parameters, send, states
+from .triton import Settings, deadline, fault, refusal, request_parameters, send, states
 
 
 class BeamSearchModel:
@@ -94,7 +94,7 @@ class BeamSearchModel:
             try:
                 self._answer(answer)
             except Exception:  # the others still have to be answered
-                log_fault(self._name)
+                fault(self._name)
             del answer  # it holds shared memory
 
     def _answer(self, answer: _Answer) -> None:

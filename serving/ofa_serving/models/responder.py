@@ -18,7 +18,7 @@ from ..cancellation import CancelFlags
 from ..contract import CaptionError, late
 from ..metrics import OK
 from .call import Call
-from .triton import log_fault, refusal, send
+from .triton import fault, refusal, send
 
 LOOK_SECONDS = 0.04
 """Between two looks at who is still waiting; an answer that is ready goes out at once."""
@@ -161,4 +161,4 @@ class Responder:
             send(sender, refusal(outcome) if refused else outcome)
             self._answered(flight, *((outcome.code, outcome.message) if refused else (OK, "")))
         except Exception:  # the others still have to be answered
-            log_fault("an answer could not be sent")
+            fault("an answer could not be sent")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import time
 import traceback
-import uuid
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ..contract import CaptionError, Code, late
+from ..contract import CaptionError, Code, Fault, late
 from ..engines.device import GPU, Array
 from ..engines.loading import CPU, EngineChoice
 
@@ -126,16 +125,11 @@ def send(sender: Any, response: Any) -> None:
     sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-def fault(where: str) -> CaptionError:
+def fault(where: str) -> Fault:
     """Logs the exception being handled under a new id; the client is told the id alone."""
-    return CaptionError(Code.INTERNAL, f"the request failed inside the server (error {log_fault(where)})")
-
-
-def log_fault(where: str) -> str:
-    """Logs the exception being handled under a new id, and returns that."""
-    number = uuid.uuid4().hex[:12]
-    pb_utils.Logger.log_error(f"{where}: error {number}\n{traceback.format_exc()}")
-    return number
+    error = Fault()
+    pb_utils.Logger.log_error(f"{where}: error {error.number}\n{traceback.format_exc()}")
+    return error
 
 
 def log_refusal(where: str, message: str) -> None:
