@@ -20,10 +20,11 @@ class CountingEngine(DecoderEngine):
     """A decoder whose caption of the hidden value v is v, v + 1, …, so that a mixed-up row shows."""
 
     def __init__(self):
-        self.sizes, self.gate, self.fail, self.slow = [], threading.Event(), False, 0.0
+        self.opened, self.sizes, self.gate, self.fail, self.slow = 0, [], threading.Event(), False, 0.0
         self.gate.set()
 
     def open(self, beam_size):
+        self.opened += 1
         return CountingBatch(self, beam_size)
 
 
@@ -108,6 +109,23 @@ def test_beam_sizes_are_searched_side_by_side(scheduler):
     one, two = submit(scheduler, 5, beams=1)[0], submit(scheduler, 9, beams=3)[0]
     assert tokens(one) == counted(5, 5)
     assert tokens(two) == counted(9, 5)
+
+
+def test_after_a_long_caption_the_next_gets_caches_of_its_own_length(scheduler, engine):
+    assert tokens(submit(scheduler, 4, length=30)[0]) == counted(4, 30)
+    assert tokens(submit(scheduler, 5)[0]) == counted(5, 5)
+    assert tokens(submit(scheduler, 6)[0]) == counted(6, 5)
+    assert engine.opened == 2
+
+
+def test_a_long_caption_that_ends_leaves_its_neighbours_where_they_are(scheduler, engine):
+    engine.gate.clear()
+    long, neighbour = submit(scheduler, 4, length=30)[0], submit(scheduler, 5, length=32)[0]
+    wait_until(lambda: scheduler.searching == 2 or scheduler.waiting == 1)
+    engine.gate.set()
+    assert tokens(long) == counted(4, 30)
+    assert tokens(neighbour) == counted(5, 32)
+    assert engine.opened == 1
 
 
 def test_no_more_captions_at_a_time_than_allowed(scheduler, engine):
