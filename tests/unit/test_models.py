@@ -8,7 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ofa_serving.admission import Admission
 from ofa_serving.cancellation import CANCEL_VARIABLE, SLOT_PARAMETER, CancelFlags
+from prometheus_client import CollectorRegistry, Counter
+from serving_process import wait_until
 
 PIXELS = np.zeros((4, 4, 3), np.uint8)
 
@@ -124,3 +127,76 @@ def test_nothing_is_decoded_of_a_request_that_was_given_up_while_it_waited(prepr
     response = preprocess.answer(Request([b"image"] * 16, **{SLOT_PARAMETER: 7}))
     assert str(response.error).startswith("DEADLINE_EXCEEDED: ")
     assert preprocess.decoded == []
+
+
+@pytest.fixture
+def gauge(models):
+    return models("triton").Gauge("in_flight", "Requests in flight", "ofa_caption")
+
+
+def test_a_gauge_that_cannot_be_shown_harms_nobody(gauge, monkeypatch, caplog):
+    admission = Admission(1, changed=gauge.set)
+    monkeypatch.setattr(Metric, "broken", True)
+    admission.enter()
+    admission.leave()
+    assert "a metric could not be shown: no shared memory" in caplog.text
+    monkeypatch.setattr(Metric, "broken", False)
+    admission.enter()
+    assert gauge._metric.shown == 1
+
+
+def test_metrics_that_cannot_be_shown_are_later(models, monkeypatch):
+    publishing, registry = models("publishing"), CollectorRegistry()
+    counter = Counter("captions", "Captions", registry=registry)
+    monkeypatch.setattr(publishing, "_SECONDS", 0.01)
+    publisher = publishing.Publisher(registry)
+    monkeypatch.setattr(Metric, "broken", True)
+    counter.inc(3)
+    time.sleep(0.1)
+    monkeypatch.setattr(Metric, "broken", False)
+    publisher.close()
+    assert [series._metric.shown for series in publisher._series.values()] == [3]
+
+
+@pytest.fixture
+def responder(models):
+    """One whose client of the flight in slot 0 fails whatever is done with it, and what became of the others."""
+    module, told = models("responder"), SimpleNamespace(ended=[], answered=[])
+
+    def ended(flight):
+        if flight.slot == 0:
+            raise RuntimeError("no shared memory")
+        told.ended.append(flight.slot)
+
+    def flight(slot, seconds=30.0, cancelled=lambda: False):
+        call = SimpleNamespace(until=time.monotonic() + seconds)
+        sender = SimpleNamespace(send=lambda _response, flags: told.answered.append(slot))
+        return module.Flight(SimpleNamespace(is_cancelled=cancelled), sender, call, slot)
+
+    told.flight = flight
+    told.running = module.Responder(
+        CancelFlags.open("search", {}),
+        withdraw=lambda _flight: True,
+        answered=lambda *_answer: None,
+        ended=ended,
+        stuck=lambda _count: None,
+    )
+    yield told
+    told.running.close()
+
+
+def test_a_request_whose_end_fails_does_not_end_the_answering_of_others(responder):
+    for flight in (responder.flight(0), responder.flight(1)):
+        responder.running.expect(flight)
+        responder.running.answer(flight, "a caption")
+    wait_until(lambda: responder.ended == [1])
+    assert responder.answered == [0, 1]
+
+
+def test_a_request_that_cannot_be_looked_at_does_not_keep_others_waiting(responder):
+    def fail():
+        raise RuntimeError("no shared memory")
+
+    responder.running.expect(responder.flight(0, cancelled=fail))
+    responder.running.expect(responder.flight(1, seconds=0.05))
+    wait_until(lambda: responder.ended == [1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import traceback
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ import triton_python_backend_utils as pb_utils
 from ..contract import CaptionError, Code, Fault, late
 from ..engines.device import GPU, Array
 from ..engines.loading import CPU, EngineChoice
+
+logger = logging.getLogger(__name__)
 
 _STATUS = {
     Code.DEADLINE_EXCEEDED: "UNAVAILABLE",
@@ -64,8 +67,11 @@ class Gauge:
         self.set(0)
 
     def set(self, value: float) -> None:
-        """Shows ``value`` from now on."""
-        self._metric.set(value)
+        """Shows ``value`` from now on; where Triton has no shared memory for the message, the last one stays."""
+        try:
+            self._metric.set(value)
+        except Exception as error:  # whoever counts has more to do than to show it
+            logger.warning("a metric could not be shown: %s", error)
 
 
 def tensor(request: Any, name: str) -> np.ndarray:
