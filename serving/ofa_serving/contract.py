@@ -6,6 +6,7 @@ The public model takes ``image`` BYTES [1] (a file's bytes) and answers ``captio
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -52,6 +53,19 @@ class CaptionError(Exception):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+
+
+class Fault(CaptionError):
+    """The refusal of a request that failed by the server's fault: a new id, under which the log is to have the rest."""
+
+    def __init__(self) -> None:
+        self.number = uuid.uuid4().hex[:12]
+        super().__init__(Code.INTERNAL, f"the request failed inside the server (error {self.number})")
+
+
+def late() -> CaptionError:
+    """The refusal of a request whose time has passed."""
+    return CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")
 
 
 STATES_ON_GPU = "states_on_gpu"

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .beam_search import BeamSearches, Hypothesis, SpecialTokens
-from .contract import CaptionError, Code
+from .contract import CaptionError, Code, Fault, late
 from .engines.base import DecoderBatch, DecoderEngine
 from .engines.device import Array
 from .generation import GenerationConfig
 
 log = logging.getLogger(__name__)
+
+KEPT_REACH = 24
+"""Positions up to which a group's caches are kept while it is empty: to make them anew costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Job:
         if self.cancelled():
             return CaptionError(Code.DEADLINE_EXCEEDED, "the client stopped waiting for the caption")
         if now >= self.deadline:
-            return CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")
+            return late()
         return None
 
     def answer(self, result: SearchResult | CaptionError) -> None:
@@ -128,6 +131,7 @@ class Scheduler:
             for group in list(self._groups.values()):
                 self._count(group.jobs)
                 self._guarded(group, [], group.step)
+            self._drop_long()
 
     def _count(self, jobs: list[Job]) -> None:
         if jobs:
@@ -173,6 +177,13 @@ class Scheduler:
             group = self._group(beam_size)
             self._guarded(group, jobs, lambda group=group, jobs=jobs: group.join(jobs))
 
+    def _drop_long(self) -> None:
+        """Lets empty groups go that have reached far: a step costs as much as the longest caption ever needed."""
+        if any(not group.jobs and group.reach > KEPT_REACH for group in self._groups.values()):
+            self._groups = {
+                size: group for size, group in self._groups.items() if group.jobs or group.reach <= KEPT_REACH
+            }
+
     def _group(self, beam_size: int) -> _Group:
         """The batch of a beam size. Empty ones of other sizes are dropped, and their caches with them."""
         if beam_size not in self._groups:
@@ -185,8 +196,8 @@ class Scheduler:
         try:
             action()
         except Exception:
-            log.exception("a batch of the beam search failed")
-            error = CaptionError(Code.INTERNAL, "the beam search failed")
+            error = Fault()
+            log.exception("a batch of the beam search failed: error %s", error.number)
             for job in {id(job): job for job in (*group.jobs, *joining)}.values():
                 job.answer(error)
             # Its engine's batch may be half changed: the next caption of this beam size gets a new one.
@@ -198,10 +209,16 @@ class Scheduler:
 
 
 class _Group:
-    """The captions of one beam size that are searched together, in the order of the engine's batch."""
+    """The captions of one beam size that are searched together, in the order of the engine's batch.
+
+    Attributes:
+        jobs: the captions.
+        reach: the most positions that one has had so far; the engine's caches have as many.
+    """
 
     def __init__(self, batch: DecoderBatch, searches: BeamSearches) -> None:
         self.jobs: list[Job] = []
+        self.reach = 0
         self._batch, self._searches = batch, searches
 
     def join(self, jobs: list[Job]) -> None:
@@ -215,6 +232,7 @@ class _Group:
         if not self.jobs:
             return
         searches = self._searches
+        self.reach = max(self.reach, searches.reach)
         candidates = self._batch.step(
             searches.tokens,
             searches.steps,

@@ -314,6 +314,17 @@ def test_a_jpeg_with_thousands_of_scans_is_refused():
     assert code(data[:-2] + last * 5000 + data[-2:]) == Code.UNSUPPORTED_FORMAT
 
 
+@pytest.mark.parametrize("compression", [1, 2], ids=["RLE8", "RLE4"])
+def test_a_bmp_of_run_lengths_is_refused(compression):
+    """Of 25 megapixels it would be seconds of work, though its every row is four bytes."""
+    size, bits = (16_000, 1_560), 8 // compression
+    colours, rows = bytes(4 * 2**bits), b"\1\0\0\0" * size[1]  # a pixel, and the rest of the row
+    header = struct.pack("<IiiHHIIiiII", 40, *size, 1, bits, compression, len(rows), 0, 0, 0, 0)
+    start = 14 + len(header) + len(colours)
+    bomb = struct.pack("<2sIII", b"BM", start + len(rows), 0, start) + header + colours + rows
+    assert code(bomb) == Code.UNSUPPORTED_FORMAT
+
+
 def test_text_in_a_png_changes_nothing():
     info = PngImagePlugin.PngInfo()
     info.add_text("Title", "a picture")

@@ -1,5 +1,6 @@
 """In-flight batching: who is searched together, who leaves when, and what happens when something fails."""
 
+import re
 import threading
 import time
 from concurrent.futures import Future
@@ -19,10 +20,11 @@ class CountingEngine(DecoderEngine):
     """A decoder whose caption of the hidden value v is v, v + 1, …, so that a mixed-up row shows."""
 
     def __init__(self):
-        self.sizes, self.gate, self.fail, self.slow = [], threading.Event(), False, 0.0
+        self.opened, self.sizes, self.gate, self.fail, self.slow = 0, [], threading.Event(), False, 0.0
         self.gate.set()
 
     def open(self, beam_size):
+        self.opened += 1
         return CountingBatch(self, beam_size)
 
 
@@ -109,6 +111,23 @@ def test_beam_sizes_are_searched_side_by_side(scheduler):
     assert tokens(two) == counted(9, 5)
 
 
+def test_after_a_long_caption_the_next_gets_caches_of_its_own_length(scheduler, engine):
+    assert tokens(submit(scheduler, 4, length=30)[0]) == counted(4, 30)
+    assert tokens(submit(scheduler, 5)[0]) == counted(5, 5)
+    assert tokens(submit(scheduler, 6)[0]) == counted(6, 5)
+    assert engine.opened == 2
+
+
+def test_a_long_caption_that_ends_leaves_its_neighbours_where_they_are(scheduler, engine):
+    engine.gate.clear()
+    long, neighbour = submit(scheduler, 4, length=30)[0], submit(scheduler, 5, length=32)[0]
+    wait_until(lambda: scheduler.searching == 2 or scheduler.waiting == 1)
+    engine.gate.set()
+    assert tokens(long) == counted(4, 30)
+    assert tokens(neighbour) == counted(5, 32)
+    assert engine.opened == 1
+
+
 def test_no_more_captions_at_a_time_than_allowed(scheduler, engine):
     engine.gate.clear()
     futures = submit(scheduler, *range(4, 12))
@@ -186,9 +205,13 @@ def test_a_clock_that_is_set_changes_no_deadline(scheduler, engine, monkeypatch)
     assert tokens(submit(scheduler, 5, seconds=5)[0]) == counted(5, 5)
 
 
-def test_a_broken_step_fails_its_captions_and_not_the_next(scheduler, engine):
+def test_a_broken_step_fails_its_captions_and_not_the_next(scheduler, engine, caplog):
     engine.fail = True
-    assert submit(scheduler, 5)[0].result(10).code == Code.INTERNAL
+    error = submit(scheduler, 5)[0].result(10)
+    assert error.code == Code.INTERNAL
+    told = re.fullmatch(r"the request failed inside the server \(error ([0-9a-f]{12})\)", error.message)
+    assert f"error {told[1]}" in caplog.text
+    assert "RuntimeError: the engine broke" in caplog.text
     engine.fail = False
     assert tokens(submit(scheduler, 5)[0]) == counted(5, 5)
 

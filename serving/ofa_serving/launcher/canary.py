@@ -16,9 +16,13 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from ofa_serving.contract import Tensor
+from ofa_serving.contract import Code, Tensor
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.metrics import CANARY_REQUEST
+
+
+class Busy(LaunchError):
+    """The server refused its known image because it has no room, or is stopping. Then it is alive."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Canary:
         """Ask the server at ``url`` (host:port of gRPC) for the image's captions.
 
         Raises:
+            Busy: the server refuses to be asked just now.
             LaunchError: they differ, or none came within ``timeout`` seconds.
 
         """
@@ -65,7 +70,9 @@ class Canary:
                     client_timeout=timeout,
                 )
         except InferenceServerException as error:
-            raise LaunchError(f"{self.model} could not caption its known image: {_one_line(error)}") from error
+            message = _one_line(error)
+            kind = Busy if f"{Code.OVERLOADED}: " in message else LaunchError
+            raise kind(f"{self.model} could not caption its known image: {message}") from error
         captions = tuple(caption.decode(errors="replace") for caption in answer.as_numpy(Tensor.CAPTION).flat)
         if not captions or not set(captions) <= set(self.captions):
             got, known = _quoted(captions), _quoted(self.captions[:1])

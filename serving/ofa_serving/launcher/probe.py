@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from ofa_serving.contract import Code
-from ofa_serving.launcher.canary import Canary
+from ofa_serving.launcher.canary import Busy, Canary
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.settings import Settings, parse_settings
 
@@ -41,7 +40,5 @@ def _try(name: str, settings: Settings) -> None:
     canary = Canary.load(settings.artifacts / name / "canary", name)
     try:
         canary.check(f"{settings.reachable_host}:{settings.ports.grpc}", _SECONDS)
-    except LaunchError as error:
-        if f"{Code.OVERLOADED}: " not in str(error):
-            raise
+    except Busy:
         logger.info("%s is busy", name)

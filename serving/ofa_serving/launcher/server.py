@@ -5,11 +5,11 @@ Each step is bounded in time, and a signal ends each of them, so the launcher ne
 
 from __future__ import annotations
 
+import http.client
 import logging
 import secrets
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,6 +91,7 @@ class Server:
         """
         self.plan = plan
         self.model_processes = ModelProcesses()
+        self._counts = False  # whether it has said how many requests are in flight
         self._drain_file = FOLDER / f"{prefix}drain"
         variables = {
             DRAIN_VARIABLE: str(self._drain_file),
@@ -135,6 +136,7 @@ class Server:
             except LaunchError:
                 self.check_running()  # if it has died, that is the reason to give
                 raise
+        self._in_flight()
         return True
 
     def check_running(self) -> None:
@@ -151,17 +153,18 @@ class Server:
         """Have new requests refused, and wait until none is in flight: an ending Triton would fail those.
 
         Returns:
-            whether none is, which a server that does not count them never says.
+            whether none is, which a server that does not count them never says. Of one that does, an answer that
+            fails to come means nothing: it is asked again.
 
         """
         self._drain_file.touch()
         while self._process.exit_code is None and time.monotonic() < until and not impatient.is_set():
             time.sleep(_DRAIN_SECONDS)  # also for requests that were let in while the file was made
-            in_flight = self.metric(IN_FLIGHT_METRIC)
-            if in_flight is None:
-                return False
-            if not in_flight:
+            in_flight = self._in_flight()
+            if in_flight == 0:
                 return True
+            if in_flight is None and not self._counts:
+                return False
         return False
 
     def terminate(self) -> None:
@@ -185,6 +188,11 @@ class Server:
         """Return the sum of a metric's samples; None if the server does not say."""
         return read_metric(self.plan.endpoints.metrics, name)
 
+    def _in_flight(self) -> float | None:
+        count = self.metric(IN_FLIGHT_METRIC)
+        self._counts = self._counts or count is not None
+        return count
+
     def _command(self, prefix: str) -> list[str]:
         settings, artifacts = self.plan.settings, self.plan.artifacts
         return triton_command(
@@ -207,5 +215,5 @@ class Server:
         try:
             with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as answer:
                 return answer.status == 200
-        except (OSError, urllib.error.URLError):
+        except (OSError, http.client.HTTPException):
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import urllib.request
 
@@ -13,7 +14,7 @@ def read_metric(url: str, name: str, **labels: str) -> float | None:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
             text = answer.read().decode()
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return None
     samples = re.findall(rf"^{re.escape(name)}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
     wanted = [f'{label}="{value}"' for label, value in labels.items()]

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ofa_serving.contract import Code
+from ofa_serving.launcher.canary import Busy
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.server import Server
 from ofa_serving.launcher.server_metrics import read_metric
@@ -83,7 +83,7 @@ class Watch:
         if self._server.metric(STUCK_METRIC):
             raise LaunchError("requests that were given up are stuck in a model that hangs")
         reason = trial.exception()
-        if reason is None or f"{Code.OVERLOADED}: " in str(reason):
+        if reason is None or isinstance(reason, Busy):
             self._failed.append(False)
             return _AGAIN_SECONDS if any(self._failed) else self._interval
         if not isinstance(reason, LaunchError):

@@ -15,8 +15,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ..cancellation import SLOT_PARAMETER, SLOTS, CancelFlags
-from ..contract import CaptionError, Code, Tensor
+from ..cancellation import SLOT_PARAMETER, CancelFlags
+from ..contract import CaptionError, Tensor
 from ..engines.loading import load_decoder
 from ..generation import GenerationConfig
 from ..metrics import SearchMetrics
@@ -29,7 +29,7 @@ from ..telemetry.requests import RequestLog
 from ..telemetry.spans import open_spans
 from ..tokenizer import Tokenizer
 from .publishing import Publisher
-from .triton import Settings, deadline, fault, log_fault, refusal, request_parameters, send, states
+from .triton import Settings, deadline, fault, refusal, request_parameters, send, states
 
 
 class BeamSearchModel:
@@ -78,7 +78,7 @@ class BeamSearchModel:
     def _submit(self, request: Any, sender: Any) -> None:
         parameters = request_parameters(request)
         self._key.demand(parameters)
-        cancelled = self._cancelled(parameters.pop(SLOT_PARAMETER, None))
+        cancelled = self._flags.cancelled(parameters.pop(SLOT_PARAMETER, None))
         parent = parameters.pop(TRACE_PARAMETER, None)
         settings = GenerationConfig.from_request(parameters, GenerationConfig())
         hidden = states(request, Tensor.HIDDEN)
@@ -88,21 +88,13 @@ class BeamSearchModel:
             [Job(image, settings, until, answer.receiver(index), cancelled) for index, image in enumerate(hidden)]
         )
 
-    def _cancelled(self, slot: object) -> Callable[[], bool]:
-        """Whether the public model has given the request of ``slot`` up; a request without one is never given up."""
-        if slot is None:
-            return lambda: False
-        if not isinstance(slot, int) or not 0 <= slot < SLOTS:
-            raise CaptionError(Code.INVALID_PARAMETER, f"{SLOT_PARAMETER} is not for clients")
-        return lambda: self._flags[slot]
-
     def _respond(self) -> None:
         """Answers in a thread of its own, so that the search waits neither for text nor for Triton."""
         while (answer := self._complete.get()) is not None:
             try:
                 self._answer(answer)
             except Exception:  # the others still have to be answered
-                log_fault(self._name)
+                fault(self._name)
             del answer  # it holds shared memory
 
     def _answer(self, answer: _Answer) -> None:

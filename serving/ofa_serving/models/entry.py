@@ -125,12 +125,13 @@ class EntryModel:
     def _caption(self, flight: Flight) -> Any:
         call, stages = flight.call, _Stages(flight, self._spans, self._key)
         in_line_ms = (time.monotonic() - call.arrived) * 1e3
-        pixels, decoding = stages.call(self._names.preprocess, call.image, [Tensor.PIXELS, Tensor.PREPROCESS_MS])
+        slot = {SLOT_PARAMETER: flight.slot}
+        decoded = [Tensor.PIXELS, Tensor.PREPROCESS_MS]
+        pixels, decoding = stages.call(self._names.preprocess, call.image, decoded, slot)
         hidden = self._encode(stages, pixels, call.load.images)
         results = [name for name in call.outputs if name != Tensor.TIMING] + [Tensor.SEARCH_MS]
         parameters = {name: _decimal(value) for name, value in asdict(call.settings).items()}
-        parameters[SLOT_PARAMETER] = flight.slot
-        *tensors, searching = stages.call(self._names.beam_search, hidden, results, parameters)
+        *tensors, searching = stages.call(self._names.beam_search, hidden, results, parameters | slot)
         timing = _timing(in_line_ms, stages, decoding.as_numpy(), searching.as_numpy())
         self._metrics.staged(call.request_id, timing.tolist())
         flight.stage_ms = dict(zip(STAGES, timing.max(axis=0).round(1).tolist(), strict=True))

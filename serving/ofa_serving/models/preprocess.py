@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ..contract import CaptionError, Tensor
+from ..cancellation import SLOT_PARAMETER, CancelFlags
+from ..contract import CaptionError, Names, Tensor, late
 from ..images import load_pixels
 from ..metrics import ImageMetrics
 from ..stage_key import StageKey
@@ -18,7 +20,7 @@ from ..telemetry.origin import TRACE_PARAMETER
 from ..telemetry.requests import RequestLog
 from ..telemetry.spans import open_spans
 from .publishing import Publisher
-from .triton import Settings, fault, refusal, request_parameters, tensor
+from .triton import Settings, deadline, fault, refusal, request_parameters, tensor
 
 
 class PreprocessModel:
@@ -27,7 +29,8 @@ class PreprocessModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Reads the image size of the checkpoint."""
         settings = Settings(args)
-        self._key = StageKey()
+        stem = settings.name.removesuffix("_preprocess")
+        self._flags, self._key = CancelFlags.open(Names(f"{stem}_caption").beam_search), StageKey()
         self._name, self._size = settings.name, settings.integer("image_size")
         self._metrics = ImageMetrics(self._name)
         self._publisher = Publisher(self._metrics.registry)
@@ -48,10 +51,9 @@ class PreprocessModel:
         try:
             parameters = request_parameters(request)
             self._key.demand(parameters)
+            cancelled = self._flags.cancelled(parameters.get(SLOT_PARAMETER))
             images = tensor(request, Tensor.IMAGE).reshape(-1)
-            pixels = np.stack(
-                [self._load(request.request_id(), image, index, len(images)) for index, image in enumerate(images)]
-            )
+            pixels = self._pixels(request, images, cancelled)
         except CaptionError as error:
             return refusal(error)
         except Exception:
@@ -69,6 +71,19 @@ class PreprocessModel:
         if self._log.every_stage:
             milliseconds = round((ended - started) * 1e3, 1)
             self._log.stage("decoded", request.request_id(), images=images, milliseconds=milliseconds)
+
+    def _pixels(self, request: Any, images: np.ndarray, cancelled: Callable[[], bool]) -> np.ndarray:
+        """Of all images, one by one: between them it is seen whether anybody still waits.
+
+        Raises:
+            CaptionError: DEADLINE_EXCEEDED, or an image's refusal.
+        """
+        until, pixels = deadline(request, math.inf), []
+        for index, image in enumerate(images):
+            if cancelled() or time.monotonic() >= until:
+                raise late()
+            pixels.append(self._load(request.request_id(), image, index, len(images)))
+        return np.stack(pixels)
 
     def _load(self, request_id: str, image: bytes, index: int, count: int) -> np.ndarray:
         self._metrics.received(request_id, len(image))

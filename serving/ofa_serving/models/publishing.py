@@ -7,11 +7,14 @@ sum and count go as counters of the names that Prometheus reads them by.
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from prometheus_client import CollectorRegistry
+
+logger = logging.getLogger(__name__)
 
 _SECONDS = 1.0
 _CREATED = "_created"
@@ -37,8 +40,15 @@ class Publisher:
 
     def _run(self) -> None:
         while not self._closed.wait(_SECONDS):
+            self._try_to_publish()
+        self._try_to_publish()
+
+    def _try_to_publish(self) -> None:
+        """Triton may lack shared memory for the messages; what is missed is passed on next time."""
+        try:
             self._publish()
-        self._publish()
+        except Exception as error:
+            logger.warning("metrics could not be shown: %s", error)
 
     def _publish(self) -> None:
         for family in self._registry.collect():

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import traceback
-import uuid
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ..contract import CaptionError, Code
+from ..contract import CaptionError, Code, Fault, late
 from ..engines.device import GPU, Array
 from ..engines.loading import CPU, EngineChoice
+
+logger = logging.getLogger(__name__)
 
 _STATUS = {
     Code.DEADLINE_EXCEEDED: "UNAVAILABLE",
@@ -65,8 +67,11 @@ class Gauge:
         self.set(0)
 
     def set(self, value: float) -> None:
-        """Shows ``value`` from now on."""
-        self._metric.set(value)
+        """Shows ``value`` from now on; where Triton has no shared memory for the message, the last one stays."""
+        try:
+            self._metric.set(value)
+        except Exception as error:  # whoever counts has more to do than to show it
+            logger.warning("a metric could not be shown: %s", error)
 
 
 def tensor(request: Any, name: str) -> np.ndarray:
@@ -126,16 +131,11 @@ def send(sender: Any, response: Any) -> None:
     sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-def fault(where: str) -> CaptionError:
+def fault(where: str) -> Fault:
     """Logs the exception being handled under a new id; the client is told the id alone."""
-    return CaptionError(Code.INTERNAL, f"the request failed inside the server (error {log_fault(where)})")
-
-
-def log_fault(where: str) -> str:
-    """Logs the exception being handled under a new id, and returns that."""
-    number = uuid.uuid4().hex[:12]
-    pb_utils.Logger.log_error(f"{where}: error {number}\n{traceback.format_exc()}")
-    return number
+    error = Fault()
+    pb_utils.Logger.log_error(f"{where}: error {error.number}\n{traceback.format_exc()}")
+    return error
 
 
 def log_refusal(where: str, message: str) -> None:
@@ -154,7 +154,7 @@ def raise_refusal(message: str, stage: str) -> NoReturn:
     if "maximum queue size" in message:
         raise CaptionError(Code.OVERLOADED, "too many images are waiting; try again later")
     if "timeout expired" in message:
-        raise CaptionError(Code.DEADLINE_EXCEEDED, "the deadline passed before the caption was complete")
+        raise late()
     if "shared memory pool" in message:
         log_refusal(stage, message)
         raise CaptionError(Code.OVERLOADED, "the server has too little shared memory left; try again later")

@@ -55,12 +55,14 @@ resolver_timeout 5s;
 {{- range $track := list "stable" "canary" }}
 {{- if or (eq $track "stable") $proxy.canary.release }}
 {{- $release := ternary $.Release.Name $proxy.canary.release (eq $track "stable") }}
+{{- /* Over HTTP a refusal is a 503, which must not make a server count as dead. */}}
 {{- range $kind, $port := dict "grpc" 8001 "http" 8000 }}
+{{- $failing := ternary "max_fails=0" "max_fails=3 fail_timeout=5s" (eq $kind "http") }}
 
 upstream {{ $track }}_{{ $kind }} {
     zone {{ $track }}_{{ $kind }} 256k;
     least_conn;
-    server {{ $release }}-server.{{ $domain }}:{{ $port }} resolve max_conns=96 max_fails=3 fail_timeout=5s;
+    server {{ $release }}-server.{{ $domain }}:{{ $port }} resolve max_conns=96 {{ $failing }};
     keepalive 64;
 }
 {{- end }}

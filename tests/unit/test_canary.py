@@ -1,0 +1,27 @@
+"""The known image: what its check makes of a server's refusals."""
+
+import grpc
+import pytest
+from nonsense_servers import grpc_server
+from ofa_serving.launcher.canary import Busy, Canary
+from ofa_serving.launcher.errors import LaunchError
+
+CANARY = Canary("ofa_caption", b"an image", {}, ("a cat",))
+
+
+def refusal(message):
+    with (
+        grpc_server(lambda _request, context: context.abort(grpc.StatusCode.UNAVAILABLE, message)) as url,
+        pytest.raises(LaunchError) as refused,
+    ):
+        CANARY.check(url.removeprefix("grpc://"), 5)
+    assert str(refused.value) == f"ofa_caption could not caption its known image: {message}"
+    return refused.value
+
+
+def test_a_server_that_has_no_room_is_busy():
+    assert isinstance(refusal("OVERLOADED: too many images are being captioned; try again in 1 s"), Busy)
+
+
+def test_any_other_refusal_is_a_failure():
+    assert not isinstance(refusal("DEADLINE_EXCEEDED: the deadline passed before the caption was complete"), Busy)
