@@ -121,9 +121,7 @@ class Share:
 
 def _evenly(examples: Sequence[Any], parts: int) -> list[list[Any]]:
     """Cut into parts of which none is more than one longer than another, the longer ones first."""
-    size, longer = divmod(len(examples), parts)
-    starts = [part * size + min(part, longer) for part in range(parts + 1)]
-    return [list(examples[start:end]) for start, end in itertools.pairwise(starts)]
+    return [[examples[place] for place in part] for part in np.array_split(np.arange(len(examples)), parts)]
 
 
 class Batches:
