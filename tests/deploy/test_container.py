@@ -65,7 +65,7 @@ def test_a_busy_server_passes_the_probe(server, artifacts, monkeypatch, tmp_path
 
 
 def refuse(_canary, _url, _timeout):
-    raise probe.LaunchError("ofa_caption could not caption its known image: OVERLOADED: too many requests")
+    raise probe.Busy("ofa_caption could not caption its known image: OVERLOADED: too many requests")
 
 
 def test_the_charts_values_hold_the_shared_memory_that_the_launcher_asks_for(artifacts, capsys):
