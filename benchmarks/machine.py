@@ -6,6 +6,7 @@ import os
 import platform
 from pathlib import Path
 
+from ofa_build.choice import INSTRUCTIONS, cpu_instructions
 from ofa_serving.host import installed_version, visible_gpu
 
 PACKAGES = ("onnxruntime", "openvino", "tensorrt", "cupy-cuda13x", "torch", "numpy", "pillow", "nvidia-pytriton")
@@ -27,3 +28,8 @@ def describe() -> dict[str, object]:
         "gpu": gpu.name if gpu else None,
         "versions": {package: found for package in PACKAGES if (found := installed_version(package))},
     }
+
+
+def fast_precisions() -> list[str]:
+    """What this CPU has instructions for, beside fp32."""
+    return [precision for precision, any_of in INSTRUCTIONS.items() if any_of & cpu_instructions()]

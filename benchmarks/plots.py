@@ -13,10 +13,11 @@ import matplotlib.pyplot as plt
 def floor_ms(results: dict, precision: str) -> float:
     """One caption's arithmetic at the rate of this machine's matrix products.
 
-    An int8 engine computes in two types, and its convolutions alone in int8; it is held to the floor of bf16.
+    An int8 engine computes in two types, and its convolutions alone in int8; it is held to the floor of bf16. What the
+    machine has no products in, its engines compute in fp32.
     """
     rates = results["ceiling_gflops"]
-    return results["gflop_a_caption"] / rates["bf16" if precision == "int8" else precision] * 1e3
+    return results["gflop_a_caption"] / rates.get("bf16" if precision == "int8" else precision, rates["fp32"]) * 1e3
 
 
 def plot_stages(results: dict, path: Path) -> None:
@@ -28,7 +29,7 @@ def plot_stages(results: dict, path: Path) -> None:
         widths = [servers[name]["stages_ms"][stage] for name in servers]
         axes.barh(list(servers), widths, left=list(lefts.values()), label=stage.replace("_", " "))
         lefts = {name: lefts[name] + width for name, width in zip(servers, widths, strict=True)}
-    for precision, style in zip(results["ceiling_gflops"], (":", "--"), strict=True):
+    for precision, style in zip(results["ceiling_gflops"], (":", "--"), strict=False):
         floor = floor_ms(results, precision)
         axes.axvline(floor, linestyle=style, color="black", label=f"arithmetic floor, {precision}")
     axes.invert_yaxis()

@@ -24,7 +24,7 @@ from .contenders import Contender, ModelScope, Server
 from .engines import measure_engines
 from .images import write_images
 from .load import measure_load
-from .machine import describe
+from .machine import describe, fast_precisions
 from .report import write_report
 
 BEAM = 5
@@ -86,7 +86,8 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--image-size", type=int, default=480)
     parser.add_argument("--device", choices=("cpu", "gpu", "host"), default="cpu", help="host: a GPU's engines without")
-    parser.add_argument("--contenders", nargs="+", default=["onnxruntime:fp32", "openvino:bf16", "openvino:int8"])
+    cpu = ["onnxruntime:fp32", *(f"openvino:{precision}" for precision in fast_precisions())]
+    parser.add_argument("--contenders", nargs="+", default=cpu, help="(default here: %(default)s)")
     parser.add_argument("--peer", type=Path, help="Python of an environment with ModelScope")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=8, help="in each round")

@@ -5,7 +5,7 @@ import json
 import pytest
 from ofa_serving.contract import STAGES
 
-from benchmarks import report
+from benchmarks import ceiling, machine, report
 from benchmarks.arithmetic import gflop_a_caption
 from benchmarks.checkpoints import config_of
 from benchmarks.plots import floor_ms
@@ -59,6 +59,15 @@ def test_the_floor_is_of_the_precision(results):
     assert floor_ms(results, "fp16") == pytest.approx(10)
     results["ceiling_gflops"] = {"fp32": 1000.0, "bf16": 2000.0}
     assert floor_ms(results, "int8") == pytest.approx(20)
+    results["ceiling_gflops"] = {"fp32": 1000.0}
+    assert floor_ms(results, "int8") == floor_ms(results, "bf16") == pytest.approx(40)
+
+
+@pytest.mark.parametrize(("flags", "measured"), [("avx2", ["fp32"]), ("avx2 avx512_bf16", ["fp32", "bf16"])])
+def test_a_ceiling_is_measured_in_what_the_cpu_has(flags, measured, monkeypatch):
+    monkeypatch.setattr(machine, "cpu_instructions", lambda: frozenset(flags.split()))
+    monkeypatch.setattr(ceiling, "_gflops", lambda _dtype, _device: 1.0)
+    assert list(ceiling.ceilings("cpu")) == measured
 
 
 def test_a_report_says_what_was_measured_where(results, tmp_path):
