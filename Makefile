@@ -83,7 +83,7 @@ checkpoint: $(VENV)/.ready ## grow the bundled checkpoint and make its table, in
 TRITON_IMAGE ?= nvcr.io/nvidia/tritonserver:26.06-py3
 
 .PHONY: plans
-plans: ## CHECKPOINT=directory NAME=name BASE_DIGEST=sha256:...: TensorRT plans for this machine's GPU, with Docker
+plans: ## CHECKPOINT=directory NAME=name BASE_DIGEST=sha256:... [PRECISION=fp16]: TensorRT plans for this machine's GPU, with Docker
 	@test -n "$(CHECKPOINT)" || { echo "make plans needs CHECKPOINT=directory"; exit 2; }
 	@test -n "$(BASE_DIGEST)" || { echo "make plans needs BASE_DIGEST: see deploy/Dockerfile"; exit 2; }
 	docker build --target plans --build-arg TRITON_IMAGE=$(TRITON_IMAGE) --build-arg BASE_DIGEST=$(BASE_DIGEST) \
@@ -91,7 +91,7 @@ plans: ## CHECKPOINT=directory NAME=name BASE_DIGEST=sha256:...: TensorRT plans 
 	mkdir -p artifacts
 	docker run --rm --gpus 1 --user "$$(id -u):$$(id -g)" -v "$(abspath $(CHECKPOINT)):/checkpoint:ro" \
 	  -v "$(CURDIR)/artifacts:/artifacts" ofa-triton-plans \
-	  build /checkpoint --name "$(NAME)" --artifacts /artifacts --engine tensorrt --device gpu
+	  build /checkpoint --name "$(NAME)" --artifacts /artifacts --engine tensorrt --device gpu --precision "$(PRECISION)"
 
 .PHONY: clean
 clean: ## remove what was built, not the environment

@@ -11,8 +11,6 @@ import json
 import sys
 from pathlib import Path
 
-from ofa_build.artifact import build_artifact
-from ofa_build.checkpoint import load_checkpoint
 from ofa_build.evaluation.metrics import cider
 from ofa_build.repository import Serving
 from ofa_build.scenes.art import Art
@@ -22,6 +20,7 @@ from ofa_build.scenes.splits import Split
 from ofa_build.training.exact_match import SEED, scene_file
 from ofa_serving.local import LocalCaptioner
 
+from .builds import built
 from .machine import describe
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "emoji"
@@ -71,11 +70,9 @@ def _captions(contender: str, files: list[bytes], work: Path, device: str) -> li
     engine, precision = contender.split(":")
     device = "host" if precision == "fp16" and device == "cpu" else device
     name = f"agreement_{device}_{engine}_{precision}"
-    if not (work / name).exists():
-        serving = Serving.on(device, engine, precision)
-        pictures = _pictures() if precision == "int8" else []
-        build_artifact(load_checkpoint(str(CHECKPOINT)), CHECKPOINT.name, name, work, serving, pictures)
-    with LocalCaptioner(work / name / "model_repository", name) as captioner:
+    pictures = _pictures() if precision == "int8" else []
+    repository = built(name, work, CHECKPOINT, Serving.on(device, engine, precision), pictures)
+    with LocalCaptioner(repository, name) as captioner:
         parts = (captioner.captions(files[first : first + CHUNK]) for first in range(0, len(files), CHUNK))
         return [best for part in parts for best, *_ in part]
 

@@ -6,20 +6,19 @@ import contextlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
-from ofa_build.artifact import build_artifact
-from ofa_build.checkpoint import Checkpoint
 from ofa_build.repository import Serving
 from ofa_client import Captioner
 
 from loadtest.servers import QUIET, served
 
+from .builds import built
 from .worker import Worker
 
 PEER = Path(__file__).with_name("modelscope_worker.py")
@@ -30,8 +29,10 @@ class Contender(ABC):
 
     name: str
     concurrency: int
-    """Requests in flight when throughput is measured."""
+    """Most requests in flight when throughput is measured."""
     precision: str
+    versions: Mapping[str, str] = {}
+    """Of what it runs on, where that is not the benchmark's own environment."""
 
     @abstractmethod
     def caption(self, image: Path) -> str:
@@ -47,7 +48,7 @@ class Contender(ABC):
         return seconds
 
     def throughput(self, images: list[Path]) -> float:
-        """Captions a second over all images."""
+        """Captions a second over all images, ``concurrency`` of them in flight."""
         started = time.perf_counter()
         with ThreadPoolExecutor(self.concurrency) as pool:
             list(pool.map(self.caption, images))
@@ -98,11 +99,11 @@ class Served(Contender):
 
 
 class Server(Served):
-    """One with some engine, built when it is first asked for."""
+    """One with some engine."""
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Path,
         engine: str,
         precision: str,
         work: Path,
@@ -113,10 +114,9 @@ class Server(Served):
         place = "" if device == "cpu" else f"{device}_"
         model, artifacts = f"bench_{place}{engine}_{precision}", work / "artifacts"
         super().__init__(f"{engine} {precision}", model, artifacts, concurrency, precision)
-        self.repository = artifacts / model / "model_repository"
-        if not self.repository.exists():
-            pictures = [image.read_bytes() for image in images] if precision == "int8" else []
-            build_artifact(checkpoint, "random", model, artifacts, Serving.on(device, engine, precision), pictures)
+        pictures = [image.read_bytes() for image in images] if precision == "int8" else []
+        serving = Serving.on(device, engine, precision)
+        self.repository = built(model, artifacts, checkpoint, serving, pictures)
 
 
 class ModelScope(Contender):
@@ -129,7 +129,7 @@ class ModelScope(Contender):
 
     def __enter__(self) -> Self:
         self._worker = Worker(self._command)
-        self._worker.read('{"ready"')
+        self.versions = json.loads(self._worker.read('{"ready"'))["ready"]
         return self
 
     def __exit__(

@@ -17,6 +17,9 @@ BATCHES = {"cpu": (1, 4, 16, 64), "gpu": (1, 2, 4, 8, 16, 32, 64), "host": (1, 4
 
 BEAMS = (1, 5, 10)
 _REPEATS = {1: 5, 4: 3}
+"""Runs that are counted, by number of images; one of larger batches, which take seconds on a CPU."""
+_GPU_WARM, _GPU_LEAST, _GPU_SECONDS = 3, 5, 1.0
+"""On a GPU: runs that are not counted, in which graphs are captured; the fewest that are; and how long they go on."""
 
 
 def measure_engines(repository: Path, name: str, image_size: int, device: str = "cpu", largest_batch: int = 64) -> dict:
@@ -39,10 +42,13 @@ def measure_engines(repository: Path, name: str, image_size: int, device: str = 
         for beam in BEAMS:
             settings = replace(captioner.defaults, beam_size=beam)
             search[str(beam)] = {
-                str(count): _milliseconds(lambda: captioner.search(states[:count], settings), count)  # noqa: B023
+                str(count): _milliseconds(lambda: captioner.search(states[:count], settings), count, device)  # noqa: B023
                 for count in batches
             }
-        encoder = {str(count): _milliseconds(lambda: captioner.encode(pixels[:count]), count) for count in batches}  # noqa: B023
+        encoder = {
+            str(count): _milliseconds(lambda: captioner.encode(pixels[:count]), count, device)  # noqa: B023
+            for count in batches
+        }
     return {"encoder": encoder, "search": search, "size_mib": engine_mebibytes(repository, name)}
 
 
@@ -54,11 +60,14 @@ def engine_mebibytes(repository: Path, name: str) -> float:
     return round(sum(file.stat().st_size for file in files) / 2**20, 1)
 
 
-def _milliseconds(run: Callable[[], object], images: int) -> float:
-    """The median time of a run after one that is not counted, for each of its images."""
-    run()
-    seconds = []
-    for _ in range(_REPEATS.get(images, 1)):
+def _milliseconds(run: Callable[[], object], images: int, device: str) -> float:
+    """The median time of a run after some that are not counted, for each of its images."""
+    gpu = device == "gpu"
+    for _ in range(_GPU_WARM if gpu else 1):
+        run()
+    least, duration = (_GPU_LEAST, _GPU_SECONDS) if gpu else (_REPEATS.get(images, 1), 0)
+    seconds: list[float] = []
+    while len(seconds) < least or sum(seconds) < duration:
         started = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - started)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
@@ -15,7 +16,7 @@ from modelscope.utils.constant import Tasks  # noqa: E402
 
 captioner = pipeline(Tasks.image_captioning, model=sys.argv[1])
 captioner.model.model.float()
-print(json.dumps({"ready": True}), flush=True)
+print(json.dumps({"ready": {name: version(name) for name in ("modelscope", "torch")}}), flush=True)
 for line in sys.stdin:
     caption = captioner(line.strip())["caption"]
     print(json.dumps({"caption": caption[0] if isinstance(caption, list) else caption}), flush=True)

@@ -37,6 +37,10 @@ def _lines(results: dict, name: str) -> Iterable[str]:
         f"One caption is {results['gflop_a_caption']} GFLOP. Matrix products run at {'; at '.join(rates)}. "
         "Medians; contenders took turns."
     )
+    for contender, figures in results["contenders"].items():
+        if figures["versions"]:
+            versions = ", ".join(f"{package} {version}" for package, version in figures["versions"].items())
+            yield f"{contender} ran on {versions}."
     for title, table in _TABLES.items():
         yield from ("", f"## {title}", "", *table(results))
     for plot in ("stages", "floor", "load"):

@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from ofa_build.checkpoint import load_checkpoint
 from ofa_serving.contract import STAGES
 
 from .arithmetic import gflop_a_caption
@@ -37,19 +36,17 @@ def main() -> None:
     work = work / f"{flags.size}-{flags.image_size}"
     checkpoint = write_random(flags.size, work / "checkpoint", flags.image_size)
     images = write_images(work / "images", flags.images)
-    read = load_checkpoint(str(checkpoint))
     servers = [
-        Server(read, *contender.split(":"), work, flags.concurrency, flags.device, images)
+        Server(checkpoint, *contender.split(":"), work, flags.concurrency, flags.device, images)
         for contender in flags.contenders
     ]
     contenders: list[Contender] = [*servers, *([ModelScope(checkpoint, flags.peer)] if flags.peer else [])]
-    del read
     with contextlib.ExitStack() as stack:
         for contender in contenders:
             _say(f"starting {contender.name}")
             stack.enter_context(contender)
         captions = {contender.name: contender.caption(images[0]) for contender in contenders}
-        rounds = [_round(contenders, images, number, flags.device) for number in range(flags.rounds)]
+        rounds = [_round(contenders, images, flags.repeats, number, flags.device) for number in range(flags.rounds)]
         results = {
             "command": " ".join(["python -m benchmarks.run", *sys.argv[1:]]),
             "date": datetime.date.today().isoformat(),
@@ -62,7 +59,10 @@ def main() -> None:
                 precision: round(statistics.median(figures["ceilings"][precision] for figures in rounds), 1)
                 for precision in rounds[0]["ceilings"]
             },
-            "contenders": {contender.name: _summary(contender, rounds) for contender in contenders},
+            "contenders": {
+                contender.name: _summary(contender, rounds, _requests(contender, images, flags.repeats))
+                for contender in contenders
+            },
             "servers": {server.name: _server_figures(server, images) for server in servers},
             "load": {
                 server.name: measure_load(server.served.grpc, server.model, images, flags.load_seconds, flags.device)
@@ -91,6 +91,7 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--peer", type=Path, help="Python of an environment with ModelScope")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=8, help="in each round")
+    parser.add_argument("--repeats", type=int, default=1, help="of the images, where throughput is a server's")
     parser.add_argument("--concurrency", type=int, default=8, help="requests in flight for throughput")
     parser.add_argument("--load-seconds", type=float, default=15, help="of each number of requests in flight")
     parser.add_argument("--largest-batch", type=int, default=64, help="of the engines alone; lower it for large models")
@@ -99,26 +100,33 @@ def _flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _round(contenders: list[Contender], images: list[Path], number: int, device: str) -> dict:
+def _requests(contender: Contender, images: list[Path], repeats: int) -> list[Path]:
+    """What it is asked for when its throughput is measured: a crowd takes the images several times over."""
+    return images * (repeats if contender.concurrency > 1 else 1)
+
+
+def _round(contenders: list[Contender], images: list[Path], repeats: int, number: int, device: str) -> dict:
     """Everybody once, in turn, and the machine's ceiling."""
     figures: dict = {"ceilings": ceilings(device)}
     for contender in contenders:
         latency = statistics.median(contender.latency(images[: len(images) // 2]))
-        throughput = contender.throughput(images)
+        throughput = contender.throughput(_requests(contender, images, repeats))
         figures[contender.name] = (latency, throughput)
         _say(f"round {number + 1}: {contender.name}: {latency * 1e3:.0f} ms, {throughput:.2f} captions/s")
     return figures
 
 
-def _summary(contender: Contender, rounds: list[dict]) -> dict[str, float]:
+def _summary(contender: Contender, rounds: list[dict], requests: list[Path]) -> dict[str, object]:
     latencies, throughputs = zip(*(figures[contender.name] for figures in rounds), strict=True)
     return {
         "latency_ms": round(statistics.median(latencies) * 1e3, 1),
         "latency_ms_least": round(min(latencies) * 1e3, 1),
         "latency_ms_most": round(max(latencies) * 1e3, 1),
         "captions_per_second": round(statistics.median(throughputs), 3),
-        "requests_in_flight": contender.concurrency,
+        "requests_in_flight": min(contender.concurrency, len(requests)),
+        "requests_a_round": len(requests),
         "precision": contender.precision,
+        "versions": contender.versions,
     }
 
 

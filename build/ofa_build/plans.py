@@ -45,6 +45,7 @@ def build_plan(graph: Path, plan: Path, max_captions: int, tensorrt: ModuleType 
     if not parser.parse_from_file(str(graph)):
         raise PlanError(f"TensorRT cannot read {graph.name}: {parser.get_error(0).desc()}")
     config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is to be float32
     config.add_optimization_profile(profile_of(builder, network, max_captions))
     engine = builder.build_serialized_network(network, config)
     if engine is None:

@@ -10,6 +10,8 @@ import sys
 import types
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import torch
@@ -40,13 +42,16 @@ class Absent(MetaPathFinder, Loader):
 
 
 def prepare():
-    """Lets ModelScope import beside a CPU torch, whose torchvision has no operators of its own."""
-    library = torch.library.Library("torchvision", "DEF")
-    names = [f"_{name}_backward" for name in DETECTION_OPERATORS]
-    for name in (*DETECTION_OPERATORS, *names, "nms", "qnms", "qroi_align"):
-        library.define(f"{name}(Tensor x) -> Tensor")
+    """Lets ModelScope import also beside a CPU torch, where torchvision's own operators, made for CUDA, do not load."""
     sys.meta_path.append(Absent())
-    return library
+    try:
+        torch.ops.load_library(Path(find_spec("torchvision").origin).with_name("_C.so"))
+    except OSError:
+        library = torch.library.Library("torchvision", "DEF")
+        names = [f"_{name}_backward" for name in DETECTION_OPERATORS]
+        for name in (*DETECTION_OPERATORS, *names, "nms", "qnms", "qroi_align"):
+            library.define(f"{name}(Tensor x) -> Tensor")
+        return library
 
 
 def main(checkpoint, *images):

@@ -15,6 +15,7 @@ from ofa_build.model import OFA
 from ofa_build.training.distillation import Losses, distil, soft_loss
 from ofa_build.training.inner_states import Pair, matching_layers, parse_pairs, recording
 from ofa_build.training.recipe import Recipe, RecipeError
+from PIL import Image, ImageOps
 from small_model import EMOJI, weights_of, write_small
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
@@ -108,6 +109,19 @@ def test_what_was_remembered_of_other_data_is_not_heard(teacher, student, data, 
         distil(teacher, student, source, work_dir=tmp_path / name, cache=tmp_path / "cache", **common)
     remembered = [list(folder.glob("*.pt")) for folder in (tmp_path / "cache").iterdir()]
     assert list(map(len, remembered)) == [RECIPE.batch_size, RECIPE.batch_size]
+
+
+def test_what_was_remembered_of_other_pictures_is_not_heard(teacher, student, data, tmp_path):
+    others = tmp_path / "others"
+    others.mkdir()
+    for name in NAMES:
+        with Image.open(EXAMPLES / "images" / name) as image:
+            ImageOps.mirror(image).save(others / name)
+    common = {"recipe": replace(RECIPE, max_updates=1), "cache": tmp_path / "cache"}
+    for folder in (EXAMPLES / "images", others):
+        options = replace(IMAGES, images=folder)
+        distil(teacher, student, data, work_dir=tmp_path / f"of-{folder.name}", data=options, **common)
+    assert len(list((tmp_path / "cache").rglob("*.pt"))) == 2 * RECIPE.batch_size
 
 
 def test_the_published_map_is_layer_to_layer(teacher, student):

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +75,23 @@ def test_perfect_and_empty_captions_have_the_known_scores(scored):
 def test_spice_says_what_it_lacks_or_is_computed(cococap):
     scored = metrics.score(REFERENCES, PERFECT, ["SPICE"])
     assert scored.overall.get("SPICE") == pytest.approx(1) or "Stanford CoreNLP 3.6.0" in scored.absent["SPICE"]
+
+
+def test_spice_belongs_to_its_image(monkeypatch, tmp_path):
+    """pycocoevalcap answers in the order of the sorted keys, and "10" comes before "2"."""
+    captions = {str(number): [str(number)] for number in range(12)}
+
+    class Spice:
+        def compute_score(self, references, given):
+            return 0.5, [{"All": {"f": float(given[key][0])}} for key in sorted(references)]
+
+    module = SimpleNamespace(Spice=Spice, __file__=str(tmp_path / "spice.py"))
+    (tmp_path / "lib").mkdir()
+    for name in metrics._SPICE_LIBRARIES:
+        (tmp_path / "lib" / name).touch()
+    monkeypatch.setattr(metrics, "_module", lambda _name: module)
+    monkeypatch.setattr(metrics, "_need_java", lambda _what: None)
+    assert metrics.score_tokenized(captions, captions, ["SPICE"]).each["SPICE"] == [float(n) for n in range(12)]
 
 
 def test_the_tokenizer_without_java_agrees_on_plain_captions(cococap):

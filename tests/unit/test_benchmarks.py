@@ -16,7 +16,7 @@ FASTER, SLOWER = "onnxruntime fp16", "ModelScope"
 
 def contender(latency, rate, precision):
     figures = {"latency_ms": latency, "latency_ms_least": latency, "latency_ms_most": latency}
-    return {**figures, "captions_per_second": rate, "requests_in_flight": 8, "precision": precision}
+    return {**figures, "captions_per_second": rate, "requests_in_flight": 8, "precision": precision, "versions": {}}
 
 
 @pytest.fixture

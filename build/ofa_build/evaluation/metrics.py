@@ -161,7 +161,9 @@ def _spice(references: Texts, captions: Texts) -> tuple[Sequence[float], Sequenc
             "run python -m pycocoevalcap.spice.get_stanford_models where there is a network"
         )
     total, values = spice.Spice().compute_score(references, captions)
-    return [total], [[value["All"]["f"] for value in values]]
+    # It sorts the keys; the other scorers keep their order.
+    by_key = dict(zip(sorted(references), values, strict=True))
+    return [total], [[by_key[key]["All"]["f"] for key in references]]
 
 
 _SCORERS: Mapping[tuple[str, ...], Callable[[Texts, Texts], Any]] = {

@@ -184,7 +184,8 @@ def distil(
 def _digest(teacher: Checkpoint, run: CaptionRun, wanted: Sequence[Any]) -> str:
     """Tell apart what a teacher says by everything that it depends on."""
     recipe = run.recipe
-    asked = (teacher.sha256, recipe.precision, recipe.max_words, recipe.caption_prefix, wanted)
+    how = _plain(asdict(teacher.settings))
+    asked = (teacher.sha256, how, recipe.precision, recipe.max_words, recipe.caption_prefix, wanted)
     digest = hashlib.sha256(json.dumps(asked).encode())
     for record in run.data.records:
         digest.update(json.dumps((record.name, record.captions)).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,8 @@ class CachedTeacher:
 
     Args:
         teacher: who is asked what is not remembered.
-        folder: one file an example, by the numbers of its record and caption; it belongs to one teacher and data set.
+        folder: one file an example, by the numbers of its record and caption and its picture's checksum; it belongs to
+            one teacher and data set.
 
     """
 
@@ -79,9 +81,11 @@ class CachedTeacher:
             RunError: if the folder cannot be written, as when the disk is full.
 
         """
-        paths = [self._folder / f"{record}-{caption}.pt" for record, caption in batch.keys]
-        if not paths:
+        if not batch.keys:
             return self._teacher(batch, inputs, counts)
+        examples = zip(batch.keys, batch.pixels.cpu().numpy(), strict=True)
+        names = (f"{record}-{caption}-{zlib.crc32(pixels):08x}.pt" for (record, caption), pixels in examples)
+        paths = [self._folder / name for name in names]
         if not all(path.exists() for path in paths):
             lesson = self._teacher(batch, inputs, counts)
             lengths = counts.sum(1).tolist()
