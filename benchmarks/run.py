@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from ofa_serving.contract import STAGES
 
+from loadtest.servers import ServerError
+
 from .arithmetic import gflop_a_caption
 from .ceiling import ceilings
 from .checkpoints import SIZES, config_of, write_random
@@ -36,15 +38,15 @@ def main() -> None:
     work = work / f"{flags.size}-{flags.image_size}"
     checkpoint = write_random(flags.size, work / "checkpoint", flags.image_size)
     images = write_images(work / "images", flags.images)
-    servers = [
+    invited: list[Contender] = [
         Server(checkpoint, *contender.split(":"), work, flags.concurrency, flags.device, images)
         for contender in flags.contenders
     ]
-    contenders: list[Contender] = [*servers, *([ModelScope(checkpoint, flags.peer)] if flags.peer else [])]
+    if flags.peer:
+        invited.append(ModelScope(checkpoint, flags.peer))
     with contextlib.ExitStack() as stack:
-        for contender in contenders:
-            _say(f"starting {contender.name}")
-            stack.enter_context(contender)
+        contenders = [contender for contender in invited if _starts(contender, stack)]
+        servers = [contender for contender in contenders if isinstance(contender, Server)]
         captions = {contender.name: contender.caption(images[0]) for contender in contenders}
         rounds = [_round(contenders, images, flags.repeats, number, flags.device) for number in range(flags.rounds)]
         results = {
@@ -79,6 +81,19 @@ def main() -> None:
     }
     prefix = "" if flags.device == "cpu" else f"{flags.device}-"
     write_report(results, flags.output / f"{prefix}{flags.size}-{flags.image_size}")
+    if len(contenders) < len(invited):
+        sys.exit("not all contenders started: see above")
+
+
+def _starts(contender: Contender, stack: contextlib.ExitStack) -> bool:
+    """Whether it does; a run goes on without one that does not."""
+    _say(f"starting {contender.name}")
+    try:
+        stack.enter_context(contender)
+    except (ServerError, RuntimeError, OSError) as error:
+        _say(f"{contender.name} does not start: {error}")
+        return False
+    return True
 
 
 def _flags() -> argparse.Namespace:
