@@ -8,6 +8,7 @@ else is raised, whatever the bytes are.
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from ofa_serving.containers import JPEG_SIGNATURE, PNG_SIGNATURE, jpeg_scans, png_without_metadata
+from ofa_serving.containers import JPEG_SIGNATURE, Header, ScatteredError, jpeg_scans, without_metadata
 from ofa_serving.contract import CaptionError, Code
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -82,10 +83,15 @@ def load_pixels(data: bytes, size: int, limits: ImageLimits | None = None) -> np
 
     """
     limits = limits or ImageLimits()
-    _check_file(data, limits)
-    image = _open(data, limits)
+    _check_bytes(data, limits)
     try:
-        image = _rgb(_upright(_decode(image, data)))
+        picture = without_metadata(data)
+        _check_scans(picture, limits)
+        image = _open(picture, len(data), limits)
+    except ScatteredError as error:
+        raise CaptionError(Code.UNSUPPORTED_FORMAT, "the image's file is made of too many parts") from error
+    try:
+        image = _rgb(_upright(_decode(image, picture)))
         return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
     except MemoryError as error:
         raise _too_large("the image needs more memory than there is") from error
@@ -93,27 +99,33 @@ def load_pixels(data: bytes, size: int, limits: ImageLimits | None = None) -> np
         raise _truncated() from error
 
 
-def _check_file(data: bytes, limits: ImageLimits) -> None:
+def _check_bytes(data: bytes, limits: ImageLimits) -> None:
     if not data:
         raise CaptionError(Code.EMPTY_IMAGE, "the image has no bytes")
     if len(data) > limits.max_bytes:
         raise _too_large(f"the image has {len(data)} bytes; at most {limits.max_bytes} are taken")
+
+
+def _check_scans(data: bytes, limits: ImageLimits) -> None:
     if data.startswith(JPEG_SIGNATURE) and jpeg_scans(data, limits.max_scans) > limits.max_scans:
         raise CaptionError(Code.UNSUPPORTED_FORMAT, f"the JPEG has more than {limits.max_scans} scans")
 
 
-def _open(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Read the header and check the size; no pixel is decoded."""
-    stream = io.BytesIO(png_without_metadata(data) if data.startswith(PNG_SIGNATURE) else data)
+def _open(data: bytes, sent: int, limits: ImageLimits) -> Image.Image:
+    """Read the header and check the size, of a file that was ``sent`` bytes long; no pixel is decoded."""
+    stream = Header(data)
     try:
         image = Image.open(stream, formats=FORMATS)
+    except ScatteredError:
+        raise
     except Image.DecompressionBombError as error:
         raise _too_large(f"the image has more than {limits.max_pixels} pixels") from error
     except Exception as error:
         # Only the plugin whose magic number fits has read on, so a read to the end means that the header is cut.
-        if stream.read(1) == b"" and len(data) >= _SHORTEST_HEADER:
+        if not stream.rest() and sent >= _SHORTEST_HEADER:
             raise _truncated() from error
         raise _unsupported(error) from error
+    stream.patience = math.inf
     _check_size(image, limits)
     if image.format == "BMP" and image.info["compression"] in _RUN_LENGTHS:
         raise CaptionError(Code.UNSUPPORTED_FORMAT, "a BMP that is compressed by run lengths is not taken")

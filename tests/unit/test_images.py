@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ofa_serving.containers import jpeg_without_metadata
 from ofa_serving.contract import CaptionError, Code
 from ofa_serving.images import ImageLimits, load_pixels
 from PIL import Image, PngImagePlugin
@@ -312,6 +313,71 @@ def test_a_jpeg_with_thousands_of_scans_is_refused():
     data = SAMPLES["progressive jpeg"]
     last = data[data.rindex(b"\xff\xda") : -2]
     assert code(data[:-2] + last * 5000 + data[-2:]) == Code.UNSUPPORTED_FORMAT
+
+
+def jpeg_with(*segments: bytes) -> bytes:
+    """The sample, with what stands before all of its own segments."""
+    data = SAMPLES["jpeg"]
+    return data[:2] + b"".join(segments) + data[2:]
+
+
+def segment(kind: int, data: bytes = b"") -> bytes:
+    return struct.pack(">BBH", 0xFF, kind, 2 + len(data)) + data
+
+
+def gif_with_comment(comment: bytes) -> bytes:
+    data = SAMPLES["gif"]
+    screen = 13 + (3 << (data[10] & 7) + 1 if data[10] & 128 else 0)
+    return data[:screen] + b"!\xfe" + comment + b"\0" + data[screen:]
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        jpeg_with(segment(0xE1, b"Exif\0\0" + bytes(10)) * 100_000),
+        jpeg_with(segment(0xE1, b"Exif\0\0" + bytes(60_000)) * 300),
+        jpeg_with(segment(0xE5) * 500_000),
+        jpeg_with(b"\xff\xd9" * 500_000),
+        jpeg_with(segment(0xDB) * 500_000),
+        png_with(png_chunk(b"IDAT", b"") * 200_000),
+        png_with(png_chunk(b"noNe", b"") * 200_000),
+        gif_with_comment(b"\1a" * 1_000_000),
+    ],
+    ids=["tiny EXIF", "EXIF", "APP5", "ends", "tables", "IDAT", "unknown chunk", "comment"],
+)
+def test_a_file_of_too_many_parts_is_refused(flood):
+    """Of 2 MiB, not of 20: as Pillow reads them, the first would be the work of a minute."""
+    assert code(flood) == Code.UNSUPPORTED_FORMAT
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        [segment(0xE2, b"ICC_PROFILE\0" + bytes(65_000)) * 255],
+        [segment(0xED, b"Photoshop 3.0\0" + b"8BIM\0\1\0\0\0\0\0\0" * 5000) * 50],
+        [segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(65_000)) * 50, segment(0xFE, b"a comment")],
+        [b"\xff" * 2**20, segment(0xE5), b"padding" * 1000],
+    ],
+    ids=["profile", "Photoshop", "XMP", "padding"],
+)
+def test_what_else_a_jpeg_carries_changes_nothing(metadata):
+    assert np.array_equal(pixels(jpeg_with(*metadata)), pixels(SAMPLES["jpeg"]))
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff\xe5\xff\xff", b"\xff\xe5", b"\xff"])
+def test_a_jpeg_whose_header_is_cut_is_truncated(end):
+    assert code(jpeg_with(segment(0xE5, bytes(100)))[:106] + end) == Code.TRUNCATED_IMAGE
+
+
+def test_adobes_colours_and_orientation_stay():
+    cmyk = encode(Image.fromarray(PICTURE).convert("CMYK"), "JPEG")
+    assert b"Adobe" in cmyk
+    assert jpeg_without_metadata(cmyk).count(b"Adobe") == 1
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encode(PICTURE, "JPEG", exif=exif, comment=b"a comment")
+    assert np.array_equal(pixels(turned), pixels(encode(PICTURE, "JPEG", exif=exif)))
+    assert not np.array_equal(pixels(turned), pixels(encode(PICTURE, "JPEG")))
 
 
 @pytest.mark.parametrize("compression", [1, 2], ids=["RLE8", "RLE4"])
