@@ -96,12 +96,12 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Load": [
         Panel(
-            "Requests in flight",
+            "Images in flight",
             "none",
             "At the limit, one more is OVERLOADED.",
             {
-                "in flight": f"sum(ofa_requests_in_flight{{{MODEL}}})",
-                "limit": f"sum(ofa_requests_in_flight_limit{{{MODEL}}})",
+                "in flight": f"sum(ofa_images_in_flight{{{MODEL}}})",
+                "limit": f"sum(ofa_images_in_flight_limit{{{MODEL}}})",
             },
         ),
         Panel(
@@ -115,10 +115,10 @@ ROWS: dict[str, list[Panel]] = {
             stacked=True,
         ),
         Panel(
-            "Requests in flight by server",
+            "Images in flight by server",
             "none",
             "Even lines are an even balance.",
-            {"{{instance}}": f"sum by (instance) (ofa_requests_in_flight{{{MODEL}}})"},
+            {"{{instance}}": f"sum by (instance) (ofa_images_in_flight{{{MODEL}}})"},
         ),
     ],
     "Batching": [

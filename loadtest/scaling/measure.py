@@ -28,7 +28,7 @@ def measure_curve(server: Served, model: str, in_flight: Sequence[int], seconds:
     """
     rows = [asyncio.run(_row(server, model, count, seconds)) for count in in_flight]
     columns = list(zip(*rows, strict=True))
-    limit = int(_counters(server)["ofa_requests_in_flight_limit"])
+    limit = int(_counters(server)["ofa_images_in_flight_limit"])
     return ServiceCurve(machine(), command, list(in_flight), *map(list, columns), limit)
 
 

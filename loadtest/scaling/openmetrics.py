@@ -18,7 +18,7 @@ def write_openmetrics(out: TextIO, scrapes: Mapping[str, Sequence[Sample]], begi
         scrapes: by pod, in order of time.
         begin: Unix time of the replay's second 0.
     """
-    _family(out, "ofa_requests_in_flight", "gauge", scrapes, begin, {"": lambda one: one.in_flight})
+    _family(out, "ofa_images_in_flight", "gauge", scrapes, begin, {"": lambda one: one.in_flight})
     _family(out, "ofa_requests", "counter", scrapes, begin, {'code="OK"': lambda one: one.answered}, "_total")
     stages = {'stage="search_queue"': lambda one: one.waiting, 'stage="search"': lambda one: one.computing}
     _family(out, "ofa_stage_duration_seconds", "summary", scrapes, begin, stages, "_sum")

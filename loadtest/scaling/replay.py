@@ -23,7 +23,7 @@ SCRAPE_SECONDS = 5
 IN_FLIGHT_SECONDS, RATE_SECONDS = 60, 120
 """The ranges of the chart's queries."""
 
-RATE, IN_FLIGHT, RATIO = "ofa_requests_per_second", "ofa_requests_in_flight", "ofa_queue_compute_ratio"
+RATE, IN_FLIGHT, RATIO = "ofa_requests_per_second", "ofa_images_in_flight", "ofa_queue_compute_ratio"
 
 _STEPS = 25
 """Parts of a second in which a queue that builds up or drains is followed."""

@@ -17,6 +17,9 @@ from .waiting import PriorityClass
 BATCH_SHARE = 0.5
 """The part of the room that requests of the batch class may take; the rest is kept for interactive ones."""
 
+IN_TIME = 0.8
+"""The part of the longest time that a request may take in which the last one admitted is to be answered."""
+
 _LONGEST_RETRY = 30
 _SMOOTHING = 0.1
 
@@ -40,7 +43,8 @@ class Admission:
         self,
         max_images: int,
         max_bytes: float = math.inf,
-        changed: Callable[[int], None] = lambda _requests: None,
+        max_seconds: float = math.inf,
+        changed: Callable[[int, int], None] = lambda _requests, _images: None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         """Nothing is in flight yet.
@@ -49,10 +53,12 @@ class Admission:
             max_images: images that may be in flight.
             max_bytes: bytes of images that may be in flight. A request that is alone may have more: it is not for
                 want of room that it has to be refused.
-            changed: called with the number of requests in flight whenever it changes.
+            max_seconds: a request may take. What would be answered later at the pace of late is refused at once: all
+                that a slow server admits would come too late otherwise.
+            changed: called with the numbers of requests and images in flight whenever they change.
             environ: says where the file is whose being there means that the server is stopping.
         """
-        self._max_images, self._max_bytes = max_images, max_bytes
+        self._max_images, self._max_bytes, self._max_seconds = max_images, max_bytes, max_seconds
         self._requests = self._images = self._bytes = 0
         self._pace = _Pace()
         self._lock = threading.Lock()
@@ -77,34 +83,43 @@ class Admission:
         """Counts one request less. Call it after the answer has been sent: at zero the server may end."""
         with self._lock:
             self._change(load, -1)
-            self._pace.note(load.images, idle=not self._requests)
+            if self._requests:
+                self._pace.note(load.images)
+            else:
+                self._pace = _Pace()  # idle time says nothing
 
     def _fits(self, load: Load, share: float) -> bool:
         if not self._requests:
             return True
         images, size = self._images + load.images, self._bytes + load.bytes
-        return images <= share * self._max_images and size <= share * self._max_bytes
+        in_time = images * self._pace.interval <= IN_TIME * self._max_seconds
+        return images <= share * self._max_images and size <= share * self._max_bytes and in_time
 
     def _change(self, load: Load, sign: int) -> None:
         self._requests += sign
         self._images += sign * load.images
         self._bytes += sign * load.bytes
-        self._changed(self._requests)
+        self._changed(self._requests, self._images)
 
 
 class _Pace:
-    """How long an image takes of late while others wait: what tells the refused when to come again."""
+    """How long an image takes of late while others wait: what tells the refused when to come again.
+
+    Attributes:
+        interval: seconds; 0 until it is known.
+    """
 
     def __init__(self) -> None:
-        self._interval, self._last = 0.0, math.inf
+        self.interval, self._last, self._noted = 0.0, math.inf, 0
 
-    def note(self, images: int, *, idle: bool) -> None:
-        """Some images are done; the time until the next ones counts unless the server is idle now."""
+    def note(self, images: int) -> None:
+        """Some images are done, and others wait; the time until the next ones counts."""
         now = time.monotonic()
         if self._last < now:
-            self._interval += _SMOOTHING * ((now - self._last) / images - self._interval)
-        self._last = math.inf if idle else now
+            self._noted += 1
+            self.interval += max(_SMOOTHING, 1 / self._noted) * ((now - self._last) / images - self.interval)
+        self._last = now
 
     def seconds(self, images: int) -> int:
         """Whole seconds until so many images are done."""
-        return min(max(math.ceil(images * self._interval), 1), _LONGEST_RETRY)
+        return min(max(math.ceil(images * self.interval), 1), _LONGEST_RETRY)

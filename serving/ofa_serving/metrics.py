@@ -7,7 +7,7 @@
 | ``ofa_stage_duration_seconds`` | histogram | model, stage | an image's time in each stage of ``contract.STAGES`` |
 | ``ofa_image_size_bytes`` | histogram | model | the files that arrive |
 | ``ofa_canary_total`` | counter | model, code | the probes' requests, which count nowhere else but in the search |
-| ``ofa_requests_in_flight_limit`` | gauge | model | at how many images in flight one more is refused |
+| ``ofa_images_in_flight_limit`` | gauge | model | at how many images in flight one more is refused |
 | ``ofa_requests_stuck`` | gauge | model | requests long given up whose stage has not answered: it hangs |
 | ``ofa_server_restarts_total`` | counter | model | how often the launcher started the failed server again |
 | ``ofa_model_start_time_seconds`` | gauge | model | when the model was loaded, Unix time |
@@ -16,7 +16,8 @@
 | ``ofa_search_rows_total`` | counter | model | hypotheses taken one token further: rows ÷ steps is the mean batch |
 | ``ofa_search_tokens_total`` | counter | model | captions taken one token further |
 
-``ofa_requests_in_flight`` is the public model's own, because draining cannot wait for it.
+``ofa_requests_in_flight`` and ``ofa_images_in_flight`` are the public model's own: draining cannot wait for the next
+time these are collected.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class EntryMetrics:
             registry=registry,
         )
         self._stages = [stages.labels(model, stage) for stage in STAGES]
-        limit = Gauge("ofa_requests_in_flight_limit", "Requests in flight at most", ["model"], registry=registry)
+        limit = Gauge("ofa_images_in_flight_limit", "Images in flight at most", ["model"], registry=registry)
         limit.labels(model).set(max_in_flight)
         restarts = Counter("ofa_server_restarts", "Starts after a failure", ["model"], registry=registry)
         restarts.labels(model).inc(int(environ.get(RESTARTS_VARIABLE) or 0))

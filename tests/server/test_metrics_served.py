@@ -95,7 +95,7 @@ def test_an_idle_server_has_nothing_in_flight(scrapes):
     after = scrapes[1]
     assert after("ofa_captions_waiting", SEARCH) == after("ofa_captions_searching", SEARCH) == 0
     assert after("ofa_requests_in_flight", PUBLIC) == 0
-    assert after("ofa_requests_in_flight_limit", PUBLIC) == 64
+    assert after("ofa_images_in_flight_limit", PUBLIC) == 64
 
 
 def test_the_launchers_known_image_counts_as_a_canary(scrapes):

@@ -35,6 +35,15 @@ def test_a_request_counts_as_many_images_as_it_has():
     refusal(admission)
 
 
+def test_requests_and_their_images_are_told():
+    told = []
+    admission = Admission(max_images=16, changed=lambda *counts: told.append(counts))
+    admission.enter(Load(images=10))
+    admission.enter()
+    admission.leave(Load(images=10))
+    assert told == [(1, 10), (2, 11), (1, 1)]
+
+
 def test_bytes_are_bounded():
     admission = Admission(max_images=100, max_bytes=1000)
     admission.enter(Load(bytes=600))
@@ -64,11 +73,11 @@ def test_batch_requests_take_half_the_room_at_most():
 
 def test_a_refused_request_does_not_count():
     counts = []
-    admission = Admission(max_images=1, changed=counts.append)
+    admission = Admission(max_images=1, changed=lambda *pair: counts.append(pair))
     admission.enter()
     refusal(admission)
     admission.leave()
-    assert counts == [1, 0]
+    assert counts == [(1, 1), (0, 0)]
 
 
 def test_nobody_enters_a_server_that_is_stopping(tmp_path):
@@ -103,6 +112,36 @@ def test_idle_time_says_nothing_of_how_long_an_image_takes(monkeypatch):
         now[0] += 1000
     admission.enter()
     assert hint(admission) == 1
+
+
+def test_what_would_be_answered_too_late_is_refused_at_once(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    admission = Admission(max_images=64, max_seconds=30)
+    for _ in range(20):
+        admission.enter()
+    for _ in range(4):  # an image takes two seconds: twelve come in time
+        now[0] += 2
+        admission.leave()
+    assert hint(admission) == 30
+    for _ in range(5):
+        now[0] += 2
+        admission.leave()
+    admission.enter()
+    refusal(admission)
+
+
+def test_a_server_that_has_been_idle_takes_what_there_is_room_for(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    admission = Admission(max_images=4, max_seconds=30)
+    admission.enter()
+    admission.enter()
+    for _ in range(2):  # something hung
+        now[0] += 29
+        admission.leave()
+    for _ in range(4):
+        admission.enter()
 
 
 def hint(admission):

@@ -47,8 +47,8 @@ def test_each_image_of_a_request_counts_in_each_stage(entry):
         assert value(entry, "ofa_stage_duration_seconds_sum", stage=stage) == pytest.approx(number * 11 / 1e3)
 
 
-def test_the_limit_of_requests_in_flight_is_shown(entry):
-    assert value(entry, "ofa_requests_in_flight_limit") == 64
+def test_the_limit_of_images_in_flight_is_shown(entry):
+    assert value(entry, "ofa_images_in_flight_limit") == 64
 
 
 def test_restarts_are_those_the_launcher_tells_of():

@@ -1,15 +1,18 @@
 """The Python models without Triton, which a stand-in takes the place of; on a real one they are tested elsewhere."""
 
+import gc
 import importlib
 import json
 import sys
 import time
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ofa_serving.admission import Admission
 from ofa_serving.cancellation import CANCEL_VARIABLE, SLOT_PARAMETER, CancelFlags
+from ofa_serving.contract import CaptionError, Code
 from prometheus_client import CollectorRegistry, Counter
 from serving_process import wait_until
 
@@ -129,13 +132,32 @@ def test_nothing_is_decoded_of_a_request_that_was_given_up_while_it_waited(prepr
     assert preprocess.decoded == []
 
 
+def test_a_refused_search_lets_go_of_its_request_at_once(models):
+    """Its hidden states lie in shared memory: garbage that is collected some time later would fill it."""
+    module, sent = models("beam_search"), []
+    request = Request([])
+    sender = SimpleNamespace(send=lambda response=None, flags=0: sent.append(response))
+    answer = module._Answer(request, sender, None, None, 2, lambda _answer: None)
+    answer.receiver(0)(CaptionError(Code.DEADLINE_EXCEEDED, "too late"))
+    answer.receiver(1)(CaptionError(Code.DEADLINE_EXCEEDED, "too late"))
+    alive = weakref.ref(request)
+    gc.disable()
+    try:
+        module.BeamSearchModel()._answer(answer)
+        del answer, request
+        assert alive() is None
+    finally:
+        gc.enable()
+    assert [str(response.error) for response in sent if response] == ["DEADLINE_EXCEEDED: too late"]
+
+
 @pytest.fixture
 def gauge(models):
     return models("triton").Gauge("in_flight", "Requests in flight", "ofa_caption")
 
 
 def test_a_gauge_that_cannot_be_shown_harms_nobody(gauge, monkeypatch, caplog):
-    admission = Admission(1, changed=gauge.set)
+    admission = Admission(1, changed=lambda requests, _images: gauge.set(requests))
     monkeypatch.setattr(Metric, "broken", True)
     admission.enter()
     admission.leave()

@@ -46,8 +46,11 @@ class EntryModel:
         self._defaults = GenerationConfig.from_request(defaults, GenerationConfig())
         self._max_seconds, self._encoder_batch = settings.integer("max_seconds"), settings.integer("encoder_batch")
         max_in_flight = settings.integer("max_in_flight")
-        in_flight = Gauge(IN_FLIGHT_METRIC, "Requests that are being answered", settings.name)
-        self._admission = Admission(max_in_flight, settings.integer("max_in_flight_bytes"), in_flight.set)
+        self._requests = Gauge(IN_FLIGHT_METRIC, "Requests that are being answered", settings.name)
+        self._images = Gauge("ofa_images_in_flight", "Images of those requests", settings.name)
+        self._admission = Admission(
+            max_in_flight, settings.integer("max_in_flight_bytes"), self._max_seconds, self._count
+        )
         self._free_slots = deque(range(max_in_flight))
         self._line: WaitingLine[Flight] = WaitingLine()
         self._metrics = EntryMetrics(settings.name, max_in_flight)
@@ -92,6 +95,10 @@ class EntryModel:
         self._responder.close()
         self._publisher.close()
         self._spans.close()
+
+    def _count(self, requests: int, images: int) -> None:
+        self._images.set(images)
+        self._requests.set(requests)
 
     def _refuse(self, request: Any, origin: Origin, error: CaptionError) -> None:
         self._metrics.answered(request_id(request), error.code, 0)
