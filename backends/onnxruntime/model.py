@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+from ofa_serving.cores import usable_cores
 
 GRAPH_TYPES = {
     "TYPE_BOOL": "tensor(bool)",
@@ -125,7 +126,8 @@ def _parameter(config: Mapping[str, Any], key: str, default: str) -> str:
 
 def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", "0"))
+    # Its own count is of the machine's cores, whatever a container's limit.
+    options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", "0")) or usable_cores()
     options.inter_op_num_threads = int(_parameter(config, "inter_op_thread_count", "0"))
     if _parameter(config, "execution_mode", "0") == "1":
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .beam_search import BeamSearches, Hypothesis, SpecialTokens
@@ -128,10 +128,14 @@ class Scheduler:
         while self._receive():
             self._drop_lapsed()
             self._join()
-            for group in list(self._groups.values()):
-                self._count(group.jobs)
-                self._guarded(group, [], group.step)
+            self._step()
             self._drop_long()
+
+    def _step(self) -> None:
+        """Takes every group one step further. No name of a group outlives it: its caches are to go when it does."""
+        for beam_size, group in list(self._groups.items()):
+            self._count(group.jobs)
+            self._guarded(group.step, beam_size)
 
     def _count(self, jobs: list[Job]) -> None:
         if jobs:
@@ -174,8 +178,7 @@ class Scheduler:
             joining.setdefault(job.settings.beam_size, []).append(job)
             room -= 1
         for beam_size, jobs in joining.items():
-            group = self._group(beam_size)
-            self._guarded(group, jobs, lambda group=group, jobs=jobs: group.join(jobs))
+            self._guarded(lambda size=beam_size, jobs=jobs: self._group(size).join(jobs), beam_size, jobs)
 
     def _drop_long(self) -> None:
         """Lets empty groups go that have reached far: a step costs as much as the longest caption ever needed."""
@@ -191,17 +194,17 @@ class Scheduler:
             self._groups[beam_size] = _Group(self._engine.open(beam_size), BeamSearches(beam_size, self._special))
         return self._groups[beam_size]
 
-    def _guarded(self, group: _Group, joining: list[Job], action: Callable[[], None]) -> None:
+    def _guarded(self, action: Callable[[], None], beam_size: int, joining: Sequence[Job] = ()) -> None:
         """Runs an action of a group; a fault ends its captions with INTERNAL, and the scheduler lives on."""
         try:
             action()
         except Exception:
             error = Fault()
             log.exception("a batch of the beam search failed: error %s", error.number)
-            for job in {id(job): job for job in (*group.jobs, *joining)}.values():
-                job.answer(error)
             # Its engine's batch may be half changed: the next caption of this beam size gets a new one.
-            self._groups = {size: other for size, other in self._groups.items() if other is not group}
+            group = self._groups.pop(beam_size, None)
+            for job in {id(job): job for job in (*(group.jobs if group else ()), *joining)}.values():
+                job.answer(error)
 
     def _leave_queue(self) -> None:
         with self._admission:

@@ -1,8 +1,10 @@
 """In-flight batching: who is searched together, who leaves when, and what happens when something fails."""
 
+import gc
 import re
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 
 import numpy as np
@@ -20,12 +22,20 @@ class CountingEngine(DecoderEngine):
     """A decoder whose caption of the hidden value v is v, v + 1, …, so that a mixed-up row shows."""
 
     def __init__(self):
-        self.opened, self.sizes, self.gate, self.fail, self.slow = 0, [], threading.Event(), False, 0.0
+        self.sizes, self.gate, self.fail, self.slow = [], threading.Event(), False, 0.0
+        self.batches = []  # weak references
         self.gate.set()
 
+    @property
+    def opened(self):
+        return len(self.batches)
+
     def open(self, beam_size):
-        self.opened += 1
-        return CountingBatch(self, beam_size)
+        if self.fail:
+            raise RuntimeError("the engine broke")
+        batch = CountingBatch(self, beam_size)
+        self.batches.append(weakref.ref(batch))
+        return batch
 
 
 class CountingBatch(DecoderBatch):
@@ -116,6 +126,23 @@ def test_after_a_long_caption_the_next_gets_caches_of_its_own_length(scheduler, 
     assert tokens(submit(scheduler, 5)[0]) == counted(5, 5)
     assert tokens(submit(scheduler, 6)[0]) == counted(6, 5)
     assert engine.opened == 2
+
+
+def test_caches_that_were_let_go_are_gone_while_nothing_happens(scheduler, engine):
+    gc.disable()
+    try:
+        assert tokens(submit(scheduler, 4, length=30)[0]) == counted(4, 30)
+        wait_until(lambda: engine.batches[0]() is None)
+    finally:
+        gc.enable()
+
+
+def test_captions_whose_batch_cannot_be_opened_fail_and_the_next_do_not(scheduler, engine):
+    engine.fail = True
+    failed = [future.result(10) for future in submit(scheduler, 4, 5)]
+    assert [error.code for error in failed] == [Code.INTERNAL] * 2
+    engine.fail = False
+    assert tokens(submit(scheduler, 6)[0]) == counted(6, 5)
 
 
 def test_a_long_caption_that_ends_leaves_its_neighbours_where_they_are(scheduler, engine):

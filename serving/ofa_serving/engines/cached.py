@@ -124,23 +124,25 @@ class GraphBatch(DecoderBatch):
         self._caches, self._others = self._others, self._caches
         return candidates
 
-    def _cache(self) -> Array:
+    def _cache(self, captions: int = 0, reach: int = 0) -> Array:
         # Zeroed, as all memory here: a masked slot is multiplied by zero, and uninitialised memory may hold NaN.
         xp, engine = self._engine.xp, self._engine
-        return xp.zeros((self._capacity, engine.heads, self._reach * self._beams, engine.width), engine.dtype)
+        return xp.zeros((captions, engine.heads, reach * self._beams, engine.width), engine.dtype)
 
     def _reserve(self, captions: int, reach: int) -> None:
-        """Grows the buffers to this many captions and positions."""
+        """Grows the buffers to this many captions and positions. An empty batch that lacked memory may try again."""
         if captions <= self._capacity and reach <= self._reach:
             return
-        if captions > self._capacity:
-            self._capacity = max(captions, self._capacity + self._engine.growth, self._capacity * 3 // 2)
+        capacity, reach = self._capacity, max(reach, self._reach)
+        if captions > capacity:
+            capacity = max(captions, capacity + self._engine.growth, capacity * 3 // 2)
             for name, buffer in self._cross.items():
-                self._cross[name] = self._engine.xp.zeros((self._capacity, *buffer.shape[1:]), buffer.dtype)
-                self._cross[name][: self._size] = buffer[: self._size]
-        self._reach = max(reach, self._reach)
+                self._cross[name] = grown = self._engine.xp.zeros((capacity, *buffer.shape[1:]), buffer.dtype)
+                grown[: self._size] = buffer[: self._size]
         for name, buffer in self._caches.items():
-            self._caches[name] = grown = self._cache()
-            grown[: self._size, :, : buffer.shape[2]] = buffer[: self._size]
+            self._caches[name] = grown = self._cache(capacity, reach)
+            if self._size:
+                grown[: self._size, :, : buffer.shape[2]] = buffer[: self._size]
         if not self._engine.in_place:
-            self._others = {name: self._cache() for name in self._caches}
+            self._others = {name: self._cache(capacity, reach) for name in self._caches}
+        self._capacity, self._reach = capacity, reach

@@ -98,19 +98,19 @@ class BeamSearchModel:
             del answer  # it holds shared memory
 
     def _answer(self, answer: _Answer) -> None:
+        # It is not raised: its traceback would hold the request, in shared memory, until garbage is collected.
+        refused = next((result for result in answer.results if isinstance(result, CaptionError)), None)
+        if refused is not None:
+            send(answer.sender, refusal(refused))
+            return
         try:
             response = self._response(answer)
             self._tell(answer)
-        except CaptionError as error:
-            response = refusal(error)
         except Exception:
             response = refusal(fault(self._name))
         send(answer.sender, response)
 
     def _response(self, answer: _Answer) -> Any:
-        for result in answer.results:
-            if isinstance(result, CaptionError):
-                raise result
         wanted = answer.request.requested_output_names()
         tensors = output_tensors(answer.results, answer.settings.num_captions, wanted, self._tokenizer)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, values) for name, values in tensors.items()])

@@ -121,6 +121,7 @@ class Responder:
                 if news is None:
                     return
                 self._guarded(self._take, *news)
+                del news  # it holds shared memory
             if time.monotonic() >= next_look:
                 self._guarded(self._look)
                 next_look = time.monotonic() + LOOK_SECONDS
