@@ -84,7 +84,7 @@ from ofa_serving.models.triton import Gauge
 class TritonPythonModel:
     def initialize(self, args):
         gauge = Gauge(IN_FLIGHT_METRIC, "Requests that are being answered", args["model_name"])
-        self.admission = Admission(max_images=2, changed=gauge.set)
+        self.admission = Admission(max_images=2, changed=lambda requests, _images: gauge.set(requests))
 
     def execute(self, requests):
         for request in requests:
