@@ -17,6 +17,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from ofa_serving.contract import Code, Tensor
+from ofa_serving.launcher.endpoints import CHANNEL_ARGS
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.metrics import CANARY_REQUEST
 
@@ -60,7 +61,7 @@ class Canary:
         image = triton.InferInput(Tensor.IMAGE, [1, 1], "BYTES")
         image.set_data_from_numpy(np.array([[self.image]], dtype=np.object_))
         try:
-            with triton.InferenceServerClient(url) as client:
+            with triton.InferenceServerClient(url, channel_args=CHANNEL_ARGS) as client:
                 answer = client.infer(
                     self.model,
                     [image],

@@ -13,9 +13,10 @@ from types import FrameType
 from ofa_serving.launcher.artifact import Artifact
 from ofa_serving.launcher.canary import Canary
 from ofa_serving.launcher.embedded import Installation
+from ofa_serving.launcher.endpoints import Endpoints
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.restarts import Restarts
-from ofa_serving.launcher.server import Endpoints, Plan, Server
+from ofa_serving.launcher.server import Plan, Server
 from ofa_serving.launcher.settings import Ports, Settings
 from ofa_serving.launcher.shared_memory import own_regions
 from ofa_serving.launcher.watch import Watch
