@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from nonsense_servers import grpc_server, http_answer, http_server, one_caption
+from ofa_serving.launcher import probe
 from ofa_serving.launcher.canary import Canary, Late, WrongCaption
 from ofa_serving.launcher.endpoints import Endpoints
 from ofa_serving.launcher.errors import LaunchError
@@ -76,3 +77,43 @@ def test_a_late_caption_is_a_failure_if_the_model_gives_none_to_others(model, ca
 def test_a_server_that_cannot_be_reached_is_a_failure_whatever_it_counts():
     with serving(one_caption, count()) as endpoints, pytest.raises(LaunchError, match="could not caption"):
         watched(Endpoints(endpoints.host, Ports(0, 1, endpoints.ports.metrics)), RIGHT)
+
+
+@pytest.fixture
+def probed(tmp_path, monkeypatch):
+    """A function that gives the probe's exit code for a server."""
+    monkeypatch.setattr(probe, "_SECONDS", TIMEOUT)
+    folder = tmp_path / MODEL / "canary"
+    folder.mkdir(parents=True)
+    (folder / "image").write_bytes(RIGHT.image)
+
+    def run(endpoints, caption="a cat"):
+        (folder / "canary.json").write_text(f'{{"captions": ["{caption}"]}}')
+        ports = [f"--grpc-port={endpoints.ports.grpc}", f"--metrics-port={endpoints.ports.metrics}"]
+        return probe.main([MODEL, f"--artifacts={tmp_path}", *ports])
+
+    return run
+
+
+def test_the_probe_passes_on_a_late_caption_while_others_get_theirs(probed, caplog):
+    caplog.set_level("INFO")
+    with serving(late, count()) as endpoints:
+        assert probed(endpoints) == 0
+    assert "ofa_caption is busy" in caplog.text
+
+
+def test_the_probe_fails_on_a_late_caption_if_nobody_gets_one(probed):
+    with serving(late, [7, 7]) as endpoints:
+        assert probed(endpoints) == 1
+
+
+def test_the_probe_fails_on_a_wrong_caption_whatever_others_get(probed):
+    with serving(one_caption, count()) as endpoints:
+        assert probed(endpoints, "a dog") == 1
+
+
+def test_the_probe_tries_its_models_at_the_same_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "_try", lambda name, settings: time.sleep(0.5))
+    began = time.monotonic()
+    assert probe.main(["one", "two", "three", f"--artifacts={tmp_path}"]) == 0
+    assert time.monotonic() - began < 1
