@@ -216,6 +216,22 @@ def test_a_signal_while_models_load_stops_it(launcher, artifacts):
     assert regions(launcher) == []
 
 
+def test_signals_end_the_wait_for_the_known_image(launcher, artifacts):
+    slow = artifacts / NAME / "model_repository/tiny_search/1/model.py"
+    slow.write_text(slow.read_text().replace("time.sleep(", "time.sleep(25 + "))
+    launcher.start()
+    wait_until(lambda: "Started Metrics Service" in launcher.log())
+    time.sleep(1)  # now it waits for the caption
+    began = time.monotonic()
+    launcher.send_signal(signal.SIGINT)
+    wait_until(lambda: "stopping" in launcher.log())
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait() == 1
+    assert time.monotonic() - began < 10
+    assert "second signal" in launcher.last_line()
+    assert regions(launcher) == []
+
+
 def test_a_server_that_dies_while_stopping_is_not_a_clean_stop(launcher, artifacts):
     replace_ensemble(artifacts / NAME)
     with launcher, ThreadPoolExecutor(1) as pool:

@@ -1,5 +1,8 @@
 """The known image: what its check makes of a server's refusals."""
 
+import threading
+import time
+
 import grpc
 import pytest
 from nonsense_servers import grpc_server, one_caption
@@ -34,3 +37,19 @@ def test_a_deadline_that_passed_is_late():
 def test_another_caption_is_wrong():
     with grpc_server(one_caption) as url, pytest.raises(WrongCaption):
         Canary("ofa_caption", b"an image", {}, ("a dog",)).check(url.removeprefix("grpc://"), 5)
+
+
+def test_a_stop_ends_the_wait_and_cancels_the_request():
+    stopping, cancelled = threading.Event(), threading.Event()
+
+    def hang(request, context):
+        context.add_callback(cancelled.set)
+        stopping.set()
+        assert cancelled.wait(20)
+        return one_caption(request, context)
+
+    began = time.monotonic()
+    with grpc_server(hang) as url, pytest.raises(LaunchError, match="was stopped before"):
+        CANARY.check(url.removeprefix("grpc://"), 20, stopping)
+    assert cancelled.is_set()
+    assert time.monotonic() - began < 5

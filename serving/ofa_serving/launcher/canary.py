@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +24,8 @@ from ofa_serving.launcher.endpoints import CHANNEL_ARGS, Endpoints
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.server_metrics import read_metric
 from ofa_serving.metrics import CANARY_REQUEST, OK, REQUESTS_METRIC
+
+_POLL_SECONDS = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -62,28 +66,23 @@ class Canary:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise LaunchError(f"{model} has no known image to be tried with: build it again") from error
 
-    def check(self, url: str, timeout: float) -> None:
+    def check(self, url: str, timeout: float, stopping: threading.Event | None = None) -> None:
         """Ask the server at ``url`` (host:port of gRPC) for the image's captions.
+
+        Args:
+            url: of the server.
+            timeout: seconds that it may take.
+            stopping: ends the wait, and cancels the request.
 
         Raises:
             Busy: the server refuses to be asked just now.
             Late: none came within ``timeout`` seconds.
             WrongCaption: they differ.
-            LaunchError: the server cannot be reached, or refuses for another reason.
+            LaunchError: the server cannot be reached, or refuses for another reason; or ``stopping`` came first.
 
         """
-        image = triton.InferInput(Tensor.IMAGE, [1, 1], "BYTES")
-        image.set_data_from_numpy(np.array([[self.image]], dtype=np.object_))
         try:
-            with triton.InferenceServerClient(url, channel_args=CHANNEL_ARGS) as client:
-                answer = client.infer(
-                    self.model,
-                    [image],
-                    request_id=CANARY_REQUEST,
-                    outputs=[triton.InferRequestedOutput(Tensor.CAPTION)],
-                    parameters=dict(self.parameters),
-                    client_timeout=timeout,
-                )
+            answer = self._ask(url, timeout, stopping)
         except InferenceServerException as error:
             message = _one_line(error)
             raise _kind(error, message)(f"{self.model} could not caption its known image: {message}") from error
@@ -111,6 +110,29 @@ class Canary:
             if before is None or after is None or after <= before:
                 raise
             logger.info("%s is busy: its known image got no caption in time, others did", self.model)
+
+    def _ask(self, url: str, timeout: float, stopping: threading.Event | None) -> triton.InferResult:
+        image = triton.InferInput(Tensor.IMAGE, [1, 1], "BYTES")
+        image.set_data_from_numpy(np.array([[self.image]], dtype=np.object_))
+        answer: Future[triton.InferResult] = Future()
+
+        def answered(result: triton.InferResult | None, error: InferenceServerException | None) -> None:
+            answer.set_exception(error) if error else answer.set_result(result)
+
+        with triton.InferenceServerClient(url, channel_args=CHANNEL_ARGS) as client:  # whose end cancels the request
+            client.async_infer(
+                self.model,
+                [image],
+                answered,
+                request_id=CANARY_REQUEST,
+                outputs=[triton.InferRequestedOutput(Tensor.CAPTION)],
+                parameters=dict(self.parameters),
+                client_timeout=timeout,
+            )
+            while not wait([answer], _POLL_SECONDS).done:
+                if stopping is not None and stopping.is_set():
+                    raise LaunchError(f"{self.model} was stopped before it captioned its known image")
+        return answer.result()
 
     def _captions(self, endpoints: Endpoints) -> float | None:
         """Return how many requests but the probes' got captions so far; None if the server does not say."""

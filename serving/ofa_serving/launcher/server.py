@@ -106,11 +106,12 @@ class Server:
         # Before the known images and before anyone is told: what dies from here on was there and is missed.
         self.model_processes.find(self.pid)
         for canary in self.plan.canaries:
-            if stopping.is_set():
-                return False
+            left = max(deadline - time.monotonic(), _PROBE_SECONDS)
             try:
-                canary.check(self.plan.endpoints.grpc, max(deadline - time.monotonic(), _PROBE_SECONDS))
+                canary.check(self.plan.endpoints.grpc, left, stopping)
             except LaunchError:
+                if stopping.is_set():
+                    return False
                 self.check_running()  # if it has died, that is the reason to give
                 raise
         self._in_flight()
