@@ -20,6 +20,9 @@ from tritonclient.utils import InferenceServerException
 
 pytestmark = pytest.mark.server
 
+BUFFERED = ["env", "--unset=PYTHONUNBUFFERED"]
+"""As most run it: what is not written stays in Python's buffer until the end."""
+
 SLOW_START = "import time\ntime.sleep(60)\n"
 
 
@@ -252,6 +255,22 @@ def test_a_killed_server_ends_a_launcher_that_may_not_restart_it_in_one_line(art
         assert launcher.wait() == 1
     assert launcher.last_line().endswith("ERROR ofa-serve: the server was killed, perhaps for want of memory")
     assert regions(launcher) == []
+
+
+def test_a_server_is_restarted_though_nobody_reads_what_the_launcher_says(artifacts, tmp_path):
+    with ServerProcess(artifacts, [NAME], tmp_path, within=BUFFERED) as launcher:
+        launcher.stop_reading()
+        os.kill(launcher.server_pid, signal.SIGKILL)
+        wait_until(lambda: launcher.log().count("ready: every known image has its caption") == 2)
+        assert launcher.stop() == 0
+    assert "Traceback" not in launcher.log()
+
+
+def test_a_server_serves_though_its_log_is_not_taken(artifacts, tmp_path):
+    full_disk = [*BUFFERED, "sh", "-c", 'exec "$@" 2>/dev/full', "sh"]
+    with ServerProcess(artifacts, [NAME], tmp_path, within=full_disk) as launcher:
+        assert caption(launcher) == caption_of(IMAGE)
+        assert launcher.stop() == 0
 
 
 def test_a_killed_launcher_takes_its_server_along(launcher):

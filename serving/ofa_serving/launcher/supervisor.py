@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
@@ -105,8 +106,10 @@ class Supervisor:
         endpoints = self._plan.endpoints
         names = ",".join(artifact.name for artifact in self._plan.artifacts)
         logger.info("ready: every known image has its caption")
-        sys.stdout.write(f"ready {names} {endpoints.http} grpc://{endpoints.grpc} {endpoints.metrics}\n")
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            with contextlib.suppress(OSError):  # its reader has gone, or the disk is full; the server serves
+                sys.stdout.write(f"ready {names} {endpoints.http} grpc://{endpoints.grpc} {endpoints.metrics}\n")
+                sys.stdout.flush()
 
     def _watch(self, server: Server) -> None:
         watch = Watch(server)
