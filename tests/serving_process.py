@@ -91,6 +91,10 @@ class ServerProcess:
             _, self.http_url, self.grpc_url, self.metrics_url = found.groups()
         return bool(found)
 
+    def stop_reading(self) -> None:
+        """Close the launcher's standard output, as a reader does that has seen enough."""
+        self._process.stdout.close()
+
     def log(self) -> str:
         """Everything the launcher and the server have logged so far."""
         return self.log_path.read_text(errors="replace")

@@ -17,6 +17,7 @@ PROXY = ROOT / "deploy/proxy"
 DEPLOYMENTS = [case for case in CASES if case != "kserve"]
 KILLED_AFTER_STOP = 10
 SPARE = 5
+PROBED_WITHIN = 14
 UNITS = {"Mi": 1, "Gi": 2**10}
 
 each_deployment = pytest.mark.parametrize("case", DEPLOYMENTS)
@@ -75,6 +76,8 @@ def test_a_real_caption_decides_over_start_and_life_and_a_cheap_question_over_tr
     container = server(render(values_of(case)))
     assert container["startupProbe"]["exec"] == container["livenessProbe"]["exec"] == {"command": ["ofa-probe"]}
     assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": "http"}
+    for name in ("startupProbe", "livenessProbe"):
+        assert container[name]["timeoutSeconds"] >= PROBED_WITHIN + SPARE
     startup = container["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= int(environment(container)["OFA_START_TIMEOUT"])
 

@@ -8,6 +8,7 @@ import pytest
 from cases import CASES
 from ofa_serving.launcher import embedded, helm_values, probe
 from ofa_serving.launcher.artifact import load_artifact
+from ofa_serving.launcher.canary import Busy
 from ofa_serving.launcher.shared_memory import required_bytes
 from serving_process import ServerProcess
 
@@ -65,7 +66,7 @@ def test_a_busy_server_passes_the_probe(server, artifacts, monkeypatch, tmp_path
 
 
 def refuse(_canary, _url, _timeout):
-    raise probe.Busy("ofa_caption could not caption its known image: OVERLOADED: too many requests")
+    raise Busy("ofa_caption could not caption its known image: OVERLOADED: too many requests")
 
 
 def test_the_charts_values_hold_the_shared_memory_that_the_launcher_asks_for(artifacts, capsys):

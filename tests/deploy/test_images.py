@@ -66,6 +66,10 @@ def test_an_image_starts_a_command_that_the_package_installs(target):
     assert {command, probe} <= set(scripts)
 
 
+def test_the_images_own_check_gives_the_probe_its_time():
+    assert int(re.search(r"^HEALTHCHECK .*--timeout=(\d+)s", stage("serving"), re.MULTILINE)[1]) >= 14 + 5
+
+
 def test_what_the_dockerfile_copies_reaches_the_builder():
     copied = {word for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()}
     let_through = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))

@@ -20,6 +20,9 @@ from tritonclient.utils import InferenceServerException
 
 pytestmark = pytest.mark.server
 
+BUFFERED = ["env", "--unset=PYTHONUNBUFFERED"]
+"""As most run it: what is not written stays in Python's buffer until the end."""
+
 SLOW_START = "import time\ntime.sleep(60)\n"
 
 
@@ -216,6 +219,22 @@ def test_a_signal_while_models_load_stops_it(launcher, artifacts):
     assert regions(launcher) == []
 
 
+def test_signals_end_the_wait_for_the_known_image(launcher, artifacts):
+    slow = artifacts / NAME / "model_repository/tiny_search/1/model.py"
+    slow.write_text(slow.read_text().replace("time.sleep(", "time.sleep(25 + "))
+    launcher.start()
+    wait_until(lambda: "Started Metrics Service" in launcher.log())
+    time.sleep(1)  # now it waits for the caption
+    began = time.monotonic()
+    launcher.send_signal(signal.SIGINT)
+    wait_until(lambda: "stopping" in launcher.log())
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait() == 1
+    assert time.monotonic() - began < 10
+    assert "second signal" in launcher.last_line()
+    assert regions(launcher) == []
+
+
 def test_a_server_that_dies_while_stopping_is_not_a_clean_stop(launcher, artifacts):
     replace_ensemble(artifacts / NAME)
     with launcher, ThreadPoolExecutor(1) as pool:
@@ -236,6 +255,22 @@ def test_a_killed_server_ends_a_launcher_that_may_not_restart_it_in_one_line(art
         assert launcher.wait() == 1
     assert launcher.last_line().endswith("ERROR ofa-serve: the server was killed, perhaps for want of memory")
     assert regions(launcher) == []
+
+
+def test_a_server_is_restarted_though_nobody_reads_what_the_launcher_says(artifacts, tmp_path):
+    with ServerProcess(artifacts, [NAME], tmp_path, within=BUFFERED) as launcher:
+        launcher.stop_reading()
+        os.kill(launcher.server_pid, signal.SIGKILL)
+        wait_until(lambda: launcher.log().count("ready: every known image has its caption") == 2)
+        assert launcher.stop() == 0
+    assert "Traceback" not in launcher.log()
+
+
+def test_a_server_serves_though_its_log_is_not_taken(artifacts, tmp_path):
+    full_disk = [*BUFFERED, "sh", "-c", 'exec "$@" 2>/dev/full', "sh"]
+    with ServerProcess(artifacts, [NAME], tmp_path, within=full_disk) as launcher:
+        assert caption(launcher) == caption_of(IMAGE)
+        assert launcher.stop() == 0
 
 
 def test_a_killed_launcher_takes_its_server_along(launcher):

@@ -1,9 +1,12 @@
 """The known image: what its check makes of a server's refusals."""
 
+import threading
+import time
+
 import grpc
 import pytest
-from nonsense_servers import grpc_server
-from ofa_serving.launcher.canary import Busy, Canary
+from nonsense_servers import grpc_server, one_caption
+from ofa_serving.launcher.canary import Busy, Canary, Late, WrongCaption
 from ofa_serving.launcher.errors import LaunchError
 
 CANARY = Canary("ofa_caption", b"an image", {}, ("a cat",))
@@ -24,4 +27,29 @@ def test_a_server_that_has_no_room_is_busy():
 
 
 def test_any_other_refusal_is_a_failure():
-    assert not isinstance(refusal("DEADLINE_EXCEEDED: the deadline passed before the caption was complete"), Busy)
+    assert type(refusal("INTERNAL: error 17")) is LaunchError
+
+
+def test_a_deadline_that_passed_is_late():
+    assert isinstance(refusal("DEADLINE_EXCEEDED: the deadline passed before the caption was complete"), Late)
+
+
+def test_another_caption_is_wrong():
+    with grpc_server(one_caption) as url, pytest.raises(WrongCaption):
+        Canary("ofa_caption", b"an image", {}, ("a dog",)).check(url.removeprefix("grpc://"), 5)
+
+
+def test_a_stop_ends_the_wait_and_cancels_the_request():
+    stopping, cancelled = threading.Event(), threading.Event()
+
+    def hang(request, context):
+        context.add_callback(cancelled.set)
+        stopping.set()
+        assert cancelled.wait(20)
+        return one_caption(request, context)
+
+    began = time.monotonic()
+    with grpc_server(hang) as url, pytest.raises(LaunchError, match="was stopped before"):
+        CANARY.check(url.removeprefix("grpc://"), 20, stopping)
+    assert cancelled.is_set()
+    assert time.monotonic() - began < 5

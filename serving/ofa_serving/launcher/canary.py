@@ -7,7 +7,10 @@ zeros. So it is asked for what a user asks for, through the public model.
 from __future__ import annotations
 
 import json
+import logging
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,12 +20,26 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from ofa_serving.contract import Code, Tensor
+from ofa_serving.launcher.endpoints import CHANNEL_ARGS, Endpoints
 from ofa_serving.launcher.errors import LaunchError
-from ofa_serving.metrics import CANARY_REQUEST
+from ofa_serving.launcher.server_metrics import read_metric
+from ofa_serving.metrics import CANARY_REQUEST, OK, REQUESTS_METRIC
+
+_POLL_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
 
 
 class Busy(LaunchError):
     """The server refused its known image because it has no room, or is stopping. Then it is alive."""
+
+
+class Late(LaunchError):
+    """No caption came in time: the server hangs, or has much else to do."""
+
+
+class WrongCaption(LaunchError):
+    """The known image got another caption than its own; so may all others, however many get one."""
 
 
 @dataclass(frozen=True)
@@ -49,34 +66,84 @@ class Canary:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise LaunchError(f"{model} has no known image to be tried with: build it again") from error
 
-    def check(self, url: str, timeout: float) -> None:
+    def check(self, url: str, timeout: float, stopping: threading.Event | None = None) -> None:
         """Ask the server at ``url`` (host:port of gRPC) for the image's captions.
+
+        Args:
+            url: of the server.
+            timeout: seconds that it may take.
+            stopping: ends the wait, and cancels the request.
 
         Raises:
             Busy: the server refuses to be asked just now.
-            LaunchError: they differ, or none came within ``timeout`` seconds.
+            Late: none came within ``timeout`` seconds.
+            WrongCaption: they differ.
+            LaunchError: the server cannot be reached, or refuses for another reason; or ``stopping`` came first.
 
         """
-        image = triton.InferInput(Tensor.IMAGE, [1, 1], "BYTES")
-        image.set_data_from_numpy(np.array([[self.image]], dtype=np.object_))
         try:
-            with triton.InferenceServerClient(url) as client:
-                answer = client.infer(
-                    self.model,
-                    [image],
-                    request_id=CANARY_REQUEST,
-                    outputs=[triton.InferRequestedOutput(Tensor.CAPTION)],
-                    parameters=dict(self.parameters),
-                    client_timeout=timeout,
-                )
+            answer = self._ask(url, timeout, stopping)
         except InferenceServerException as error:
             message = _one_line(error)
-            kind = Busy if f"{Code.OVERLOADED}: " in message else LaunchError
-            raise kind(f"{self.model} could not caption its known image: {message}") from error
+            raise _kind(error, message)(f"{self.model} could not caption its known image: {message}") from error
         captions = tuple(caption.decode(errors="replace") for caption in answer.as_numpy(Tensor.CAPTION).flat)
         if not captions or not set(captions) <= set(self.captions):
             got, known = _quoted(captions), _quoted(self.captions[:1])
-            raise LaunchError(f"{self.model} captions its known image {got}, not {known}")
+            raise WrongCaption(f"{self.model} captions its known image {got}, not {known}")
+
+    def check_alive(self, endpoints: Endpoints, timeout: float) -> None:
+        """As :meth:`check`, but a busy server passes: one that says so, or is late while others get captions of it.
+
+        Restarting it would lose all it is at work on.
+
+        Raises:
+            LaunchError: the server does not serve.
+
+        """
+        before = self._captions(endpoints)
+        try:
+            self.check(endpoints.grpc, timeout)
+        except Busy:
+            logger.info("%s is busy", self.model)
+        except Late:
+            after = self._captions(endpoints)
+            if before is None or after is None or after <= before:
+                raise
+            logger.info("%s is busy: its known image got no caption in time, others did", self.model)
+
+    def _ask(self, url: str, timeout: float, stopping: threading.Event | None) -> triton.InferResult:
+        image = triton.InferInput(Tensor.IMAGE, [1, 1], "BYTES")
+        image.set_data_from_numpy(np.array([[self.image]], dtype=np.object_))
+        answer: Future[triton.InferResult] = Future()
+
+        def answered(result: triton.InferResult | None, error: InferenceServerException | None) -> None:
+            answer.set_exception(error) if error else answer.set_result(result)
+
+        with triton.InferenceServerClient(url, channel_args=CHANNEL_ARGS) as client:  # whose end cancels the request
+            client.async_infer(
+                self.model,
+                [image],
+                answered,
+                request_id=CANARY_REQUEST,
+                outputs=[triton.InferRequestedOutput(Tensor.CAPTION)],
+                parameters=dict(self.parameters),
+                client_timeout=timeout,
+            )
+            while not wait([answer], _POLL_SECONDS).done:
+                if stopping is not None and stopping.is_set():
+                    raise LaunchError(f"{self.model} was stopped before it captioned its known image")
+        return answer.result()
+
+    def _captions(self, endpoints: Endpoints) -> float | None:
+        """Return how many requests but the probes' got captions so far; None if the server does not say."""
+        return read_metric(endpoints.metrics, REQUESTS_METRIC, model=self.model, code=OK)
+
+
+def _kind(error: InferenceServerException, message: str) -> type[LaunchError]:
+    if f"{Code.OVERLOADED}: " in message:
+        return Busy
+    late = error.status() == "StatusCode.DEADLINE_EXCEEDED" or f"{Code.DEADLINE_EXCEEDED}: " in message
+    return Late if late else LaunchError
 
 
 def _one_line(error: InferenceServerException) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import sys
 from collections.abc import Sequence
 
 from ofa_serving.launcher.errors import LaunchError
@@ -32,4 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LaunchError as error:
         logger.error("%s", error)
         return 1
+    finally:
+        _drop_unwritten()
     return 0
+
+
+def _drop_unwritten() -> None:
+    """Let go of output that a full disk or a closed pipe does not take: Python would end with exit code 120 for it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -10,7 +10,6 @@ import logging
 import secrets
 import threading
 import time
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,11 +18,12 @@ from ofa_serving.draining import DRAIN_VARIABLE, IN_FLIGHT_METRIC
 from ofa_serving.launcher.artifact import Artifact
 from ofa_serving.launcher.canary import Canary
 from ofa_serving.launcher.embedded import Installation
+from ofa_serving.launcher.endpoints import Endpoints, open_directly
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.failures import explain
 from ofa_serving.launcher.model_processes import ModelProcesses
 from ofa_serving.launcher.server_metrics import read_metric
-from ofa_serving.launcher.settings import Ports, Settings
+from ofa_serving.launcher.settings import Settings
 from ofa_serving.launcher.shared_memory import FOLDER
 from ofa_serving.launcher.triton import TritonProcess, tracing_flags, triton_command
 from ofa_serving.metrics import RESTARTS_VARIABLE
@@ -41,29 +41,6 @@ _DRAIN_SECONDS = 0.2
 _PROBE_SECONDS = 2
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Endpoints:
-    """Where this machine's clients reach the server."""
-
-    host: str
-    ports: Ports
-
-    @property
-    def http(self) -> str:
-        """The HTTP endpoint's URL."""
-        return f"http://{self.host}:{self.ports.http}"
-
-    @property
-    def grpc(self) -> str:
-        """The gRPC endpoint as host:port, as gRPC's clients take it."""
-        return f"{self.host}:{self.ports.grpc}"
-
-    @property
-    def metrics(self) -> str:
-        """The metrics' URL."""
-        return f"http://{self.host}:{self.ports.metrics}/metrics"
 
 
 @dataclass(frozen=True)
@@ -129,11 +106,12 @@ class Server:
         # Before the known images and before anyone is told: what dies from here on was there and is missed.
         self.model_processes.find(self.pid)
         for canary in self.plan.canaries:
-            if stopping.is_set():
-                return False
+            left = max(deadline - time.monotonic(), _PROBE_SECONDS)
             try:
-                canary.check(self.plan.endpoints.grpc, max(deadline - time.monotonic(), _PROBE_SECONDS))
+                canary.check(self.plan.endpoints.grpc, left, stopping)
             except LaunchError:
+                if stopping.is_set():
+                    return False
                 self.check_running()  # if it has died, that is the reason to give
                 raise
         self._in_flight()
@@ -213,7 +191,7 @@ class Server:
     def _is_ready(self) -> bool:
         url = f"{self.plan.endpoints.http}/v2/health/ready"
         try:
-            with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as answer:
+            with open_directly(url, timeout=_PROBE_SECONDS) as answer:
                 return answer.status == 200
         except (OSError, http.client.HTTPException):
             return False

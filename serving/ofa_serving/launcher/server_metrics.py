@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 import re
-import urllib.request
+
+from ofa_serving.launcher.endpoints import open_directly
 
 _TIMEOUT = 2
 
@@ -12,7 +13,7 @@ _TIMEOUT = 2
 def read_metric(url: str, name: str, **labels: str) -> float | None:
     """Return the sum of a metric's samples that have these labels; None if the server has none, or does not answer."""
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+        with open_directly(url, timeout=_TIMEOUT) as answer:
             text = answer.read().decode()
     except (OSError, http.client.HTTPException):
         return None

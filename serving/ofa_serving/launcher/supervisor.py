@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
@@ -13,9 +14,10 @@ from types import FrameType
 from ofa_serving.launcher.artifact import Artifact
 from ofa_serving.launcher.canary import Canary
 from ofa_serving.launcher.embedded import Installation
+from ofa_serving.launcher.endpoints import Endpoints
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.restarts import Restarts
-from ofa_serving.launcher.server import Endpoints, Plan, Server
+from ofa_serving.launcher.server import Plan, Server
 from ofa_serving.launcher.settings import Ports, Settings
 from ofa_serving.launcher.shared_memory import own_regions
 from ofa_serving.launcher.watch import Watch
@@ -104,8 +106,10 @@ class Supervisor:
         endpoints = self._plan.endpoints
         names = ",".join(artifact.name for artifact in self._plan.artifacts)
         logger.info("ready: every known image has its caption")
-        sys.stdout.write(f"ready {names} {endpoints.http} grpc://{endpoints.grpc} {endpoints.metrics}\n")
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            with contextlib.suppress(OSError):  # its reader has gone, or the disk is full; the server serves
+                sys.stdout.write(f"ready {names} {endpoints.http} grpc://{endpoints.grpc} {endpoints.metrics}\n")
+                sys.stdout.flush()
 
     def _watch(self, server: Server) -> None:
         watch = Watch(server)

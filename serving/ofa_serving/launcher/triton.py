@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import secrets
 import signal
@@ -185,7 +186,9 @@ class TritonProcess:
     def _relay_log(self) -> None:
         for line in self._process.stdout:
             text = line.decode(errors="replace").rstrip("\n")
-            shown = line if self._log_format is LogFormat.TEXT else f"{json_of_triton(text)}\n".encode()
-            sys.stderr.buffer.write(shown)
-            sys.stderr.buffer.flush()
             self._log.append(text)
+            shown = line if self._log_format is LogFormat.TEXT else f"{json_of_triton(text)}\n".encode()
+            if sys.stderr is not None:
+                with contextlib.suppress(OSError, ValueError):  # a server whose log is not taken any more would stop
+                    sys.stderr.buffer.write(shown)
+                    sys.stderr.buffer.flush()

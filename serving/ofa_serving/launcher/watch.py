@@ -1,7 +1,7 @@
 """Sees that a server which is up also serves: by its processes, by a known image's caption, by requests that stick.
 
 A busy server must not be taken for a broken one, because a restart would lose all it is at work on. So a caption that
-does not come counts only if no other request got one meanwhile.
+does not come in time counts only if no other request got one meanwhile. A wrong one always counts.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ofa_serving.launcher.canary import Busy
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.server import Server
-from ofa_serving.launcher.server_metrics import read_metric
-from ofa_serving.metrics import OK, REQUESTS_METRIC, STUCK_METRIC
+from ofa_serving.metrics import STUCK_METRIC
 
 _AGAIN_SECONDS = 1
 _FAILURES = 2
@@ -36,7 +34,6 @@ class Watch:
         self._executor = ThreadPoolExecutor(1, "canary")
         self._trial: Future[None] | None = None
         self._next_trial = time.monotonic() + self._interval
-        self._answered: float | None = None
         self._failed: deque[bool] = deque(maxlen=_TRIALS)
 
     def wait(self, seconds: float) -> None:
@@ -61,7 +58,6 @@ class Watch:
             trial, self._trial = self._trial, None
             self._next_trial = now + self._judge(trial)
         elif self._trial is None and now >= self._next_trial:
-            self._answered = self._captions()
             self._trial = self._executor.submit(self._try)
 
     @property
@@ -76,27 +72,20 @@ class Watch:
 
     def _try(self) -> None:
         for canary in self._server.plan.canaries:
-            canary.check(self._server.plan.endpoints.grpc, self._timeout)
+            canary.check_alive(self._server.plan.endpoints, self._timeout)
 
     def _judge(self, trial: Future[None]) -> float:
         """Return the seconds until the next trial."""
         if self._server.metric(STUCK_METRIC):
             raise LaunchError("requests that were given up are stuck in a model that hangs")
         reason = trial.exception()
-        if reason is None or isinstance(reason, Busy):
+        if reason is None:
             self._failed.append(False)
             return _AGAIN_SECONDS if any(self._failed) else self._interval
         if not isinstance(reason, LaunchError):
             raise reason
-        answered = self._captions()
-        if answered is not None and self._answered is not None and answered > self._answered:
-            logger.info("the known image got no caption, others did: the server is busy")
-            return self._interval
         self._failed.append(True)
         if sum(self._failed) == _FAILURES:
             raise reason
         logger.warning("%s; trying again", reason)
         return _AGAIN_SECONDS
-
-    def _captions(self) -> float | None:
-        return read_metric(self._server.plan.endpoints.metrics, REQUESTS_METRIC, code=OK)

@@ -67,13 +67,14 @@ seccompProfile:
 {{- end }}
 
 {{- /* Ready is Triton's own word, asked often. Whether it captions is asked of the server itself: a model's process
-       that has died leaves Triton ready. A server that is busy passes. */}}
+       that has died leaves Triton ready. A server that is busy passes.
+       The probe takes 14 s at most, and Python its start. */}}
 {{- define "ofa.probes" -}}
 startupProbe:
   exec:
     command: [ofa-probe]
   periodSeconds: 5
-  timeoutSeconds: 15
+  timeoutSeconds: 20
   failureThreshold: {{ div (add .Values.timing.start 4) 5 }}
 readinessProbe:
   httpGet:
@@ -86,7 +87,7 @@ livenessProbe:
   exec:
     command: [ofa-probe]
   periodSeconds: 20
-  timeoutSeconds: 15
+  timeoutSeconds: 20
   failureThreshold: 3
 {{- end }}
 

@@ -1,0 +1,63 @@
+"""A server's log: relayed and remembered, whatever becomes of the launcher's own output."""
+
+import io
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from ofa_serving.launcher.triton import TritonProcess
+from ofa_serving.telemetry.logs import LogFormat
+
+LINES = 5000
+TALK = f"for number in range({LINES}): print(number, 'x' * 60)"  # several times what a pipe holds
+
+
+class Recovering(io.RawIOBase):
+    """A stream that is full at first."""
+
+    def __init__(self):
+        self.refusals, self.taken = 3, b""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if self.refusals:
+            self.refusals -= 1
+            raise BlockingIOError
+        self.taken += bytes(data)
+        return len(data)
+
+
+def ended(monkeypatch, stderr):
+    """The last line that is remembered of a process that talked much and ended."""
+    monkeypatch.setattr(sys, "stderr", stderr)
+    process = TritonProcess([sys.executable, "-c", TALK], dict(os.environ), LogFormat.TEXT)
+    try:
+        assert process.wait(30) == 0
+        return process.last_lines()[-1]
+    finally:
+        process.kill()
+
+
+def test_a_full_disk_under_the_log_does_not_stop_the_server(monkeypatch):
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        assert ended(monkeypatch, SimpleNamespace(buffer=full)).startswith(f"{LINES - 1} ")
+
+
+def test_a_closed_standard_error_does_not_stop_the_server(monkeypatch):
+    stream = io.BytesIO()
+    stream.close()
+    assert ended(monkeypatch, SimpleNamespace(buffer=stream)).startswith(f"{LINES - 1} ")
+
+
+def test_no_standard_error_at_all_does_not_stop_the_server(monkeypatch):
+    assert ended(monkeypatch, None).startswith(f"{LINES - 1} ")
+
+
+def test_a_log_that_is_taken_again_goes_on(monkeypatch):
+    stream = Recovering()
+    ended(monkeypatch, SimpleNamespace(buffer=stream))
+    assert stream.taken.splitlines()[0].startswith(b"3 ")
+    assert stream.taken.splitlines()[-1].startswith(b"%d " % (LINES - 1))

@@ -1,0 +1,119 @@
+"""A server that is up, but gives its known image nothing or something else, with and without captions for others."""
+
+import time
+from contextlib import contextmanager
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+from nonsense_servers import grpc_server, http_answer, http_server, one_caption
+from ofa_serving.launcher import probe
+from ofa_serving.launcher.canary import Canary, Late, WrongCaption
+from ofa_serving.launcher.endpoints import Endpoints
+from ofa_serving.launcher.errors import LaunchError
+from ofa_serving.launcher.settings import Ports
+from ofa_serving.launcher.watch import Watch
+
+MODEL = "ofa_caption"
+RIGHT, OTHER = Canary(MODEL, b"an image", {}, ("a cat",)), Canary(MODEL, b"an image", {}, ("a dog",))
+TIMEOUT = 0.3
+OKS = 'ofa_requests_total{{code="OK",model="{model}"}} {count}\n'
+
+
+def late(request, context):
+    time.sleep(2 * TIMEOUT)
+    return one_caption(request, context)
+
+
+@contextmanager
+def serving(behave, captions, model=MODEL):
+    """A server that counts so many captions of ``model``, one scrape after the other."""
+    counts = iter(captions)
+
+    def metrics():
+        return http_answer("200 OK", OKS.format(model=model, count=next(counts)))
+
+    with grpc_server(behave) as grpc_url, http_server(metrics) as metrics_url:
+        grpc_port, metrics_port = (int(url.rpartition(":")[2]) for url in (grpc_url, metrics_url))
+        yield Endpoints("127.0.0.1", Ports(0, grpc_port, metrics_port))
+
+
+def watched(endpoints, canary, seconds=4):
+    """Watches until it fails or the time is over."""
+    settings = SimpleNamespace(canary_interval=0.1, canary_timeout=TIMEOUT)
+    watch = Watch(
+        SimpleNamespace(
+            plan=SimpleNamespace(settings=settings, endpoints=endpoints, canaries=[canary], artifacts=[]),
+            model_processes=SimpleNamespace(failed=dict, wait=time.sleep),
+            check_running=lambda: None,
+            metric=lambda name: 0,
+        )
+    )
+    deadline = time.monotonic() + seconds
+    try:
+        while time.monotonic() < deadline:
+            watch.check()
+            watch.wait(0.02)
+    finally:
+        watch.close()
+
+
+def test_wrong_captions_under_load_are_a_failure():
+    with serving(one_caption, count()) as endpoints, pytest.raises(WrongCaption, match="'a cat', not 'a dog'"):
+        watched(endpoints, OTHER)
+
+
+def test_a_late_caption_while_others_get_theirs_is_none():
+    with serving(late, count()) as endpoints:
+        watched(endpoints, RIGHT)
+
+
+@pytest.mark.parametrize(("model", "captions"), [(MODEL, [7] * 100), ("another", range(100))])
+def test_a_late_caption_is_a_failure_if_the_model_gives_none_to_others(model, captions):
+    with serving(late, captions, model) as endpoints, pytest.raises(Late):
+        watched(endpoints, RIGHT)
+
+
+def test_a_server_that_cannot_be_reached_is_a_failure_whatever_it_counts():
+    with serving(one_caption, count()) as endpoints, pytest.raises(LaunchError, match="could not caption"):
+        watched(Endpoints(endpoints.host, Ports(0, 1, endpoints.ports.metrics)), RIGHT)
+
+
+@pytest.fixture
+def probed(tmp_path, monkeypatch):
+    """A function that gives the probe's exit code for a server."""
+    monkeypatch.setattr(probe, "_SECONDS", TIMEOUT)
+    folder = tmp_path / MODEL / "canary"
+    folder.mkdir(parents=True)
+    (folder / "image").write_bytes(RIGHT.image)
+
+    def run(endpoints, caption="a cat"):
+        (folder / "canary.json").write_text(f'{{"captions": ["{caption}"]}}')
+        ports = [f"--grpc-port={endpoints.ports.grpc}", f"--metrics-port={endpoints.ports.metrics}"]
+        return probe.main([MODEL, f"--artifacts={tmp_path}", *ports])
+
+    return run
+
+
+def test_the_probe_passes_on_a_late_caption_while_others_get_theirs(probed, caplog):
+    caplog.set_level("INFO")
+    with serving(late, count()) as endpoints:
+        assert probed(endpoints) == 0
+    assert "ofa_caption is busy" in caplog.text
+
+
+def test_the_probe_fails_on_a_late_caption_if_nobody_gets_one(probed):
+    with serving(late, [7, 7]) as endpoints:
+        assert probed(endpoints) == 1
+
+
+def test_the_probe_fails_on_a_wrong_caption_whatever_others_get(probed):
+    with serving(one_caption, count()) as endpoints:
+        assert probed(endpoints, "a dog") == 1
+
+
+def test_the_probe_tries_its_models_at_the_same_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "_try", lambda name, settings: time.sleep(0.5))
+    began = time.monotonic()
+    assert probe.main(["one", "two", "three", f"--artifacts={tmp_path}"]) == 0
+    assert time.monotonic() - began < 1
