@@ -56,11 +56,10 @@ class Retry:
         if self.attempt_timeout is not None and not self.attempt_timeout > 0:
             raise ValueError(f"attempt_timeout must be above 0, not {self.attempt_timeout}")
 
-    def allows(self, error: CaptionServiceError, attempt: int) -> bool:
-        """Tell whether to try again after ``attempt`` (1 for the first) met this error."""
-        if isinstance(error, InternalError):
-            return attempt < min(self.attempts, 2)
-        return isinstance(error, _TRANSIENT) and attempt < self.attempts
+    def allows(self, error: CaptionServiceError, attempt: int, internal: int = 1) -> bool:
+        """Tell whether to try again after ``attempt`` (1 for the first); INTERNAL errors have a count of their own."""
+        again = internal < 2 if isinstance(error, InternalError) else isinstance(error, _TRANSIENT)
+        return again and attempt < self.attempts
 
     def pause(self, error: CaptionServiceError, attempt: int) -> float:
         """Draw the seconds to wait after ``attempt``; random, so that clients do not come back all at once."""
@@ -78,14 +77,15 @@ async def retrying(send: Callable[[float], Awaitable[_T]], policy: Retry, deadli
         CaptionServiceError: the last attempt's; it is raised at once where the next pause would pass the deadline or
             the policy's patience.
     """
-    attempt, give_up_at = 0, deadline
+    attempt, internal, give_up_at = 0, 0, deadline
     while True:
         attempt += 1
         left = max(deadline - time.monotonic(), 1e-3)
         try:
             return await send(min(left, policy.attempt_timeout or left))
         except CaptionServiceError as error:
-            if not policy.allows(error, attempt):
+            internal += isinstance(error, InternalError)
+            if not policy.allows(error, attempt, internal):
                 raise
             now = time.monotonic()
             if attempt == 1 and policy.patience is not None:

@@ -80,6 +80,20 @@ def test_a_failure_inside_the_server_is_tried_once_more():
     assert behave.requests == 2
 
 
+def test_a_full_server_before_it_does_not_count_as_that_try():
+    full, failed = (
+        refuse(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: full"),
+        refuse(grpc.StatusCode.INTERNAL, "INTERNAL: see 4711"),
+    )
+    behave = InTurn(full, full, failed, one_caption)
+    with grpc_server(behave) as url:
+        assert caption(url) == "a cat"
+    behave = InTurn(full, failed, full, failed, one_caption)
+    with grpc_server(behave) as url, pytest.raises(errors.InternalError):
+        caption(url)
+    assert behave.requests == 4
+
+
 def test_the_attempts_are_counted():
     behave = InTurn(refuse(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: full"))
     with grpc_server(behave) as url, pytest.raises(errors.OverloadedError):
