@@ -42,7 +42,7 @@ class AsyncCaptioner:
             until it said to come again.
         model: the served model's name.
         timeout: seconds an image may take with all its attempts, above 0 to 86400. The server is told, and stops
-            working then.
+            working a little earlier.
         retry: what is tried again, and when; None tries nothing again.
         api_key: sent as ``Authorization: Bearer …``, for the proxy in front of the server.
         headers: sent with every request; over gRPC as metadata.

@@ -28,6 +28,7 @@ TERMINATED = 143
 _PATIENCE = 10.0
 _PATIENCE_WITH_OUTPUT = 120.0
 _MANY_ATTEMPTS = 1_000_000  # the patience ends them
+_PINGS = 3  # in an image's timeout; Triton hangs up at the fourth in a row without having sent anything
 
 
 class _Terminated(BaseException):
@@ -102,6 +103,7 @@ def _captioner(parsed: argparse.Namespace) -> Captioner:
         ca_file=parsed.ca_file,
         cert_file=parsed.cert_file,
         key_file=parsed.key_file,
+        keep_alive=max(parsed.timeout / _PINGS, 1.0),
     )
 
 

@@ -1,7 +1,8 @@
 """What is tried again, how often and when.
 
 A caption changes nothing on the server, so another try is safe wherever the first one cannot have been the image's or
-the caller's fault. A deadline that passed is not tried again: the same work would take the same time once more.
+the caller's fault. A server that refuses an image because its deadline passed is not asked again: the same work would
+take the same time once more. One that did not even refuse it within an attempt's own timeout may be away.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Callable, TypeVar
 
-from ofa_client.errors import CaptionServiceError, InternalError, OverloadedError, ServiceUnavailableError
+from ofa_client.errors import (
+    CaptionServiceError,
+    InternalError,
+    OverloadedError,
+    ServiceUnavailableError,
+    SilentServerError,
+)
 
 _T = TypeVar("_T")
 
@@ -44,7 +51,8 @@ class Retry:
     """Seconds after the first failure in which to try again; None leaves it to the request's ``timeout``."""
 
     attempt_timeout: float | None = None
-    """Seconds that each attempt may take; None gives each what is left of the request's ``timeout``."""
+    """Seconds that each attempt may take, another following where no answer came; None gives each what is left of the
+    request's ``timeout``."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -58,7 +66,12 @@ class Retry:
 
     def allows(self, error: CaptionServiceError, attempt: int, internal: int = 1) -> bool:
         """Tell whether to try again after ``attempt`` (1 for the first); INTERNAL errors have a count of their own."""
-        again = internal < 2 if isinstance(error, InternalError) else isinstance(error, _TRANSIENT)
+        if isinstance(error, InternalError):
+            again = internal < 2
+        elif isinstance(error, SilentServerError):
+            again = self.attempt_timeout is not None
+        else:
+            again = isinstance(error, _TRANSIENT)
         return again and attempt < self.attempts
 
     def pause(self, error: CaptionServiceError, attempt: int) -> float:

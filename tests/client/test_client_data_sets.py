@@ -16,7 +16,7 @@ import pytest
 
 from command_line import COMMAND
 from interrupts import heed_interrupts
-from nonsense_servers import grpc_server, one_caption
+from nonsense_servers import grpc_server, http_server, one_caption, relay
 from patience import eventually
 
 
@@ -161,6 +161,29 @@ def test_a_server_that_restarts_costs_no_image(environment, photos, tmp_path):
         assert process.wait() == 0
     assert sorted(names(tmp_path / "captions.jsonl")) == images
     assert names(tmp_path / "captions.jsonl.errors.jsonl") == []
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_host_that_falls_silent_costs_no_image(environment, photos, scripted, tmp_path, protocol):
+    images = photos(60, delay_s=0.1)
+    with relay(getattr(scripted, protocol)) as (url, fall_silent):
+        arguments = [*COMMAND, "photos", "--output", "captions.jsonl", "--url", url]
+        arguments += ["--concurrency", "4", "--timeout", "4"]
+        process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+        eventually(lambda: len(names(tmp_path / "captions.jsonl")) >= 20)
+        fall_silent()
+        assert process.wait(60) == 0
+    assert sorted(names(tmp_path / "captions.jsonl")) == images
+
+
+def test_a_host_that_stays_silent_ends_the_run_and_no_image_fails(ofa_caption, photos, tmp_path):
+    photos(3)
+    patience = ["--timeout", "1", "--patience", "0.5"]
+    with http_server(None) as url:
+        result = ofa_caption("photos", "--output", "captions.jsonl", "--url", url, *patience)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("ofa-caption: DEADLINE_EXCEEDED: http://127.0.0.1:")
+    assert (tmp_path / "captions.jsonl.errors.jsonl").read_bytes() == b""
 
 
 def test_shards_together_are_the_whole(ofa_caption, photos, tmp_path):

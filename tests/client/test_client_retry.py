@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import grpc
@@ -131,6 +132,30 @@ def test_an_attempt_may_have_a_deadline_of_its_own():
 
     with grpc_server(slow) as url, pytest.raises(errors.DeadlineExceededError, match=r"within 0\.1 seconds"):
         caption(url, Retry(attempt_timeout=0.1))
+
+
+def test_an_attempt_without_an_answer_is_followed_by_another():
+    def silent(request, context):
+        context.add_callback(given_up.set)
+        given_up.wait(10)
+
+    given_up = threading.Event()
+    behave = InTurn(silent, one_caption)
+    with grpc_server(behave) as url:
+        assert caption(url, Retry(attempt_timeout=0.5)) == "a cat"
+
+
+def test_a_server_that_refuses_for_the_deadline_is_told_an_earlier_one_and_not_asked_again():
+    def slow(request, context):
+        told = request.parameters["timeout"].int64_param / 1e6
+        assert told < context.time_remaining()
+        time.sleep(told)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "DEADLINE_EXCEEDED: the deadline passed")
+
+    behave = InTurn(slow, one_caption)
+    with grpc_server(behave) as url, pytest.raises(errors.DeadlineExceededError, match="the deadline passed"):
+        caption(url, Retry(attempt_timeout=5))
+    assert behave.requests == 1
 
 
 def test_pauses_grow_up_to_their_bound_and_are_random():

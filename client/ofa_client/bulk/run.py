@@ -15,6 +15,7 @@ from ofa_client.sync import Captioner
 
 FATAL = (
     errors.ServiceUnavailableError,
+    errors.SilentServerError,
     errors.OverloadedError,
     errors.ModelNotFoundError,
     errors.AccessRefusedError,
