@@ -77,6 +77,8 @@ def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
         output.finish()
         if not len(output.done):
             sys.stderr.write("ofa-caption: the inputs hold no image\n")
+        if output.repeated:
+            sys.stderr.write(f"ofa-caption: left out because their names came before: {output.repeated}\n")
         if files and output.failures:
             hint = f"{files.errors.name} says why, --retry-failed tries them again"
             sys.stderr.write(f"ofa-caption: images without a caption: {output.failures}; {hint}\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import struct
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
@@ -68,7 +69,7 @@ async def outcome_of(ask: Ask, index: int, image: ImageSource) -> Outcome:
     """Ask for one image; what may be wrong with an image or a server becomes part of the outcome."""
     try:
         return Outcome(index, image, tuple(await ask(image)))
-    except (CaptionServiceError, OSError, TypeError, ValueError) as error:
+    except (CaptionServiceError, OSError, TypeError, ValueError, MemoryError, struct.error) as error:
         return Outcome(index, image, error=error)
 
 

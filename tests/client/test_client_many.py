@@ -71,6 +71,19 @@ def test_an_image_that_fails_does_not_end_it(many, script, tmp_path):
         _ = truncated.caption
 
 
+class Failing:
+    """A file that fails as reading one does that memory cannot hold."""
+
+    def read(self):
+        raise MemoryError
+
+
+def test_nor_does_one_that_memory_cannot_hold(many):
+    huge, good = many([Failing(), b"an image"])
+    assert isinstance(huge.error, MemoryError)
+    assert good.error is None
+
+
 def test_options_are_those_of_captions(many):
     [outcome] = many([b"an image"], num_captions=3, details=True)
     assert len(outcome.captions) == 3
