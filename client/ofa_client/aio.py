@@ -193,8 +193,12 @@ class AsyncCaptioner:
         async def ask(image: ImageSource) -> list[Caption]:
             return await self.captions(image, num_captions=num_captions, timeout=timeout, details=details, **options)
 
-        async for outcome in stream(ask, images, concurrency, in_order):
-            yield outcome
+        outcomes = stream(ask, images, concurrency, in_order)
+        try:
+            async for outcome in outcomes:
+                yield outcome
+        finally:
+            await outcomes.aclose()
 
     def _check_many(self, concurrency: int, timeout: float | None, options: Mapping[str, object]) -> None:
         """Refuse at once what each image would be refused for."""

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
     files = _files(parsed)
     with _captioner(parsed) as captioner, Files(files, parsed.retry_failed) if files else Lines(parsed.json) as output:
-        if files and inputs.can_be_counted:
+        if files and not inputs.on_standard_input:
             count_in_background(inputs, output)
         caption_items(
             captioner,

@@ -104,9 +104,9 @@ class Inputs:
                 parts += 1
 
     @property
-    def can_be_counted(self) -> bool:
-        """Whether going through the images twice is possible."""
-        return "-" not in self.names
+    def on_standard_input(self) -> bool:
+        """Whether images are named there: they may be some time in coming, and come once."""
+        return "-" in self.names
 
     def _expand(self, names: Iterable[str]) -> Iterator[Item | _Archive]:
         for name in names:

@@ -12,6 +12,7 @@ from ofa_client.bulk.items import Inputs, Item
 from ofa_client.bulk.keys import KeySet
 from ofa_client.bulk.output import Output
 from ofa_client.images import ImageSource
+from ofa_client.many import Awaited
 from ofa_client.sync import Captioner
 
 FATAL = (
@@ -26,8 +27,8 @@ FATAL = (
 """What would happen to every other image as well; the image it happened to does not count as done."""
 
 
-def caption_items(captioner: Captioner, items: Iterable[Item], output: Output, **options: Any) -> None:
-    """Caption all items that are not done yet; ``options`` are those of ``caption_many``.
+def caption_items(captioner: Captioner, inputs: Inputs, output: Output, **options: Any) -> None:
+    """Caption all inputs that are not done yet; ``options`` are those of ``caption_many``.
 
     Raises:
         CaptionServiceError: one of ``FATAL``, or nonsense from the server before it captioned anything.
@@ -35,7 +36,10 @@ def caption_items(captioner: Captioner, items: Iterable[Item], output: Output, *
     """
     keys: dict[int, str] = {}
     fatal: tuple[type[Exception], ...] = (*FATAL, errors.UnexpectedResponseError)
-    outcomes = captioner.caption_many(_images(items, output, keys), in_order=output.in_order, **options)
+    images: Iterable[ImageSource] = _images(inputs, output, keys)
+    if inputs.on_standard_input:
+        images = Awaited(images)
+    outcomes = captioner.caption_many(images, in_order=output.in_order, **options)
     try:
         for outcome in outcomes:
             key = keys.pop(outcome.index)
