@@ -42,7 +42,7 @@ class AsyncCaptioner:
             until it said to come again.
         model: the served model's name.
         timeout: seconds an image may take with all its attempts, above 0 to 86400. The server is told, and stops
-            working then.
+            working a little earlier.
         retry: what is tried again, and when; None tries nothing again.
         api_key: sent as ``Authorization: Bearer …``, for the proxy in front of the server.
         headers: sent with every request; over gRPC as metadata.
@@ -193,8 +193,12 @@ class AsyncCaptioner:
         async def ask(image: ImageSource) -> list[Caption]:
             return await self.captions(image, num_captions=num_captions, timeout=timeout, details=details, **options)
 
-        async for outcome in stream(ask, images, concurrency, in_order):
-            yield outcome
+        outcomes = stream(ask, images, concurrency, in_order)
+        try:
+            async for outcome in outcomes:
+                yield outcome
+        finally:
+            await outcomes.aclose()
 
     def _check_many(self, concurrency: int, timeout: float | None, options: Mapping[str, object]) -> None:
         """Refuse at once what each image would be refused for."""

@@ -28,6 +28,7 @@ TERMINATED = 143
 _PATIENCE = 10.0
 _PATIENCE_WITH_OUTPUT = 120.0
 _MANY_ATTEMPTS = 1_000_000  # the patience ends them
+_PINGS = 3  # in an image's timeout; Triton hangs up at the fourth in a row without having sent anything
 
 
 class _Terminated(BaseException):
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
     files = _files(parsed)
     with _captioner(parsed) as captioner, Files(files, parsed.retry_failed) if files else Lines(parsed.json) as output:
-        if files and inputs.can_be_counted:
+        if files and not inputs.on_standard_input:
             count_in_background(inputs, output)
         caption_items(
             captioner,
@@ -76,6 +77,8 @@ def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
         output.finish()
         if not len(output.done):
             sys.stderr.write("ofa-caption: the inputs hold no image\n")
+        if output.repeated:
+            sys.stderr.write(f"ofa-caption: left out because their names came before: {output.repeated}\n")
         if files and output.failures:
             hint = f"{files.errors.name} says why, --retry-failed tries them again"
             sys.stderr.write(f"ofa-caption: images without a caption: {output.failures}; {hint}\n")
@@ -102,6 +105,7 @@ def _captioner(parsed: argparse.Namespace) -> Captioner:
         ca_file=parsed.ca_file,
         cert_file=parsed.cert_file,
         key_file=parsed.key_file,
+        keep_alive=max(parsed.timeout / _PINGS, 1.0),
     )
 
 

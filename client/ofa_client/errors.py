@@ -91,6 +91,10 @@ class DeadlineExceededError(CaptionServiceError):
     advice = "Raise the timeout, lower beam_size or max_length, or send fewer requests at once."
 
 
+class SilentServerError(DeadlineExceededError):
+    """Not even the server's own refusal came in time: it may be away without having hung up."""
+
+
 class OverloadedError(CaptionServiceError):
     """The server's queue is full; it did not start on the image."""
 

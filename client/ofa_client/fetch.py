@@ -13,8 +13,8 @@ from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import ThreadedResolver
 
 from ofa_client.connection import reason_of
-from ofa_client.contract import MAX_IMAGE_BYTES
-from ofa_client.errors import ImageFetchError, ImageTooLargeError
+from ofa_client.errors import ImageFetchError
+from ofa_client.images import refuse_size
 
 FETCH_SECONDS = 20.0
 """How long fetching one image may take."""
@@ -85,8 +85,7 @@ async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
     data = bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK):
         data += chunk
-        if len(data) > MAX_IMAGE_BYTES:
-            raise ImageTooLargeError(f"{url} is larger than {MAX_IMAGE_BYTES >> 20} MiB")
+        refuse_size(len(data), url)
     return bytes(data)
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 import numpy as np
 
+from ofa_client.contract import MAX_IMAGE_BYTES
+from ofa_client.errors import ImageTooLargeError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -26,17 +29,32 @@ def is_url(source: object) -> bool:
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
+def refuse_size(size: int, name: object) -> None:
+    """Refuse what the server takes from nobody, before it is read or encoded.
+
+    Raises:
+        ImageTooLargeError: so many bytes are too many.
+    """
+    if size > MAX_IMAGE_BYTES:
+        raise ImageTooLargeError(f"{name} is larger than {MAX_IMAGE_BYTES >> 20} MiB")
+
+
 def read_image(source: ImageSource) -> bytes:
     """Return the bytes of an image file; arrays and Pillow images are encoded without loss.
 
     Raises:
+        ImageTooLargeError: a file or an array of more than 20 MiB.
         OSError: the file cannot be read.
         TypeError, ValueError: not an image source, or an array that is not uint8 [height, width, 3].
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, (str, os.PathLike)):
-        return Path(source).read_bytes()
+        with Path(source).open("rb") as file:
+            refuse_size(os.fstat(file.fileno()).st_size, source)
+            data = file.read(MAX_IMAGE_BYTES + 1)  # a device has no size
+        refuse_size(len(data), source)
+        return data
     if isinstance(source, np.ndarray):
         return _bmp(source)
     if _is_pillow(source):
@@ -58,7 +76,9 @@ def _bmp(pixels: np.ndarray) -> bytes:
             f"an image array must be RGB uint8 [height, width, 3], not {pixels.dtype} {list(pixels.shape)}"
         )
     height, width, _ = pixels.shape
-    rows = np.zeros((height, (width * 3 + 3) // 4 * 4), np.uint8)  # each row is filled up to four bytes
+    stride = (width * 3 + 3) // 4 * 4  # each row is filled up to four bytes
+    refuse_size(height * stride, "the array")
+    rows = np.zeros((height, stride), np.uint8)
     rows[:, : width * 3] = pixels[::-1, :, ::-1].reshape(height, width * 3)  # bottom row first, BGR
     file_header_size, info_header_size = 14, 40
     offset = file_header_size + info_header_size

@@ -1,19 +1,22 @@
 """Many images with a set number in flight, for both clients.
 
 A window holds the images that were taken from the caller and not given back yet: as many as may be in flight, and as
-many more, so that the next one starts at once when one is done. It is refilled only when the caller asks for a result:
-a slow caller slows the requests, and nothing grows.
+many more, so that the next one starts at once when one is done. It has room again only when the caller asks for the
+next result: a slow caller slows the requests, and nothing grows.
 """
 
 from __future__ import annotations
 
 import asyncio
 import queue
+import struct
+import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Callable
+from itertools import islice
+from typing import Any, Callable, TypeVar
 
 from ofa_client.errors import CaptionServiceError
 from ofa_client.images import ImageSource
@@ -21,6 +24,9 @@ from ofa_client.results import Caption
 
 DEFAULT_CONCURRENCY = 16
 """Images in flight unless told otherwise."""
+
+_T = TypeVar("_T")
+_Done = TypeVar("_Done", bound="asyncio.Task[Outcome] | Future[Outcome]")
 
 _AHEAD = 2
 """The window's size in images in flight."""
@@ -68,48 +74,59 @@ async def outcome_of(ask: Ask, index: int, image: ImageSource) -> Outcome:
     """Ask for one image; what may be wrong with an image or a server becomes part of the outcome."""
     try:
         return Outcome(index, image, tuple(await ask(image)))
-    except (CaptionServiceError, OSError, TypeError, ValueError) as error:
+    except (CaptionServiceError, OSError, TypeError, ValueError, MemoryError, struct.error) as error:
         return Outcome(index, image, error=error)
 
 
 async def stream(
     ask: Ask, images: Iterable[ImageSource] | AsyncIterable[ImageSource], concurrency: int, in_order: bool
-) -> AsyncIterator[Outcome]:
-    """Give the outcomes of all images, for asyncio."""
-    source = _enumerated(images)
+) -> AsyncGenerator[Outcome, None]:
+    """Give the outcomes of all images, for asyncio; one that is there does not wait for the next image."""
     limit = asyncio.Semaphore(concurrency)
-    done: asyncio.Queue[asyncio.Task[Outcome]] = asyncio.Queue()
+    room = asyncio.Semaphore(_AHEAD * concurrency)
+    changed = asyncio.Event()
     window: deque[asyncio.Task[Outcome]] = deque()
-    more = True
 
     async def one(index: int, image: ImageSource) -> Outcome:
         async with limit:
             return await outcome_of(ask, index, image)
 
+    def start(work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(lambda _: changed.set())
+        return task
+
+    async def read() -> None:
+        await room.acquire()
+        async for index, image in _enumerated(images):
+            window.append(start(one(index, image)))
+            await asyncio.sleep(0)  # what is in flight goes on while a long list is read
+            await room.acquire()
+
+    reader = start(read())
     try:
         while True:
-            while more and len(window) < _AHEAD * concurrency:
-                try:
-                    task = asyncio.ensure_future(one(*await source.__anext__()))
-                except StopAsyncIteration:
-                    more = False
-                    break
-                if not in_order:
-                    task.add_done_callback(done.put_nowait)
-                window.append(task)
-                await asyncio.sleep(0)  # what is in flight goes on while a long list is read
-            if not window:
-                return
-            if in_order:
-                yield await window.popleft()
-            else:
-                task = await done.get()
-                window.remove(task)
-                yield task.result()
+            changed.clear()
+            if reader.done():
+                reader.result()
+                if not window:
+                    return
+            done = _first_done(window, in_order)
+            if done is None:
+                await changed.wait()
+                continue
+            window.remove(done)
+            yield done.result()
+            room.release()
     finally:
-        for task in window:
+        for task in (reader, *window):
             task.cancel()
-        await asyncio.gather(*window, return_exceptions=True)
+        await asyncio.gather(reader, *window, return_exceptions=True)
+
+
+def _first_done(window: Iterable[_Done], in_order: bool) -> _Done | None:
+    """Find what may be given back now."""
+    return next((one for one in islice(window, 1 if in_order else None) if one.done()), None)
 
 
 async def _enumerated(
@@ -126,6 +143,16 @@ async def _enumerated(
         index += 1
 
 
+@dataclass(frozen=True)
+class Awaited:
+    """Images that keep one waiting, such as standard input's: :func:`pump` takes them in a thread of their own."""
+
+    images: Iterable[ImageSource]
+
+    def __iter__(self) -> Iterator[ImageSource]:
+        return iter(self.images)
+
+
 def pump(
     submit: Callable[[int, ImageSource], Future[Outcome]],
     images: Iterable[ImageSource],
@@ -134,31 +161,66 @@ def pump(
 ) -> Iterator[Outcome]:
     """Give the outcomes of all images, for code without asyncio; ``submit`` bounds what is in flight.
 
-    Images are taken in the caller's thread, where a generator of theirs belongs.
+    Images are taken in the caller's thread, where a generator of theirs belongs, unless they are :class:`Awaited`.
     """
-    source = enumerate(images)
-    done: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()  # what _taker() puts there, and futures that are done
+    take = _taker(images, events)
     window: deque[Future[Outcome]] = deque()
-    more = True
+    more, taking, taken = True, False, False
     try:
         while True:
-            while more and len(window) < _AHEAD * concurrency:
-                index_and_image = next(source, None)
-                if index_and_image is None:
-                    more = False
-                    break
-                future = submit(*index_and_image)
-                if not in_order:
-                    future.add_done_callback(done.put)
-                window.append(future)
-            if not window:
+            done = _first_done(window, in_order)
+            # Where an outcome is there, one image is taken in its place and no more: each may take its time.
+            if more and not taking and len(window) < _AHEAD * concurrency and not (done and taken):
+                taking = True
+                take(True)
+            if not window and not more:
                 return
-            if in_order:
-                yield window.popleft().result()
+            try:
+                event = events.get(block=done is None)
+            except queue.Empty:
+                window.remove(done)
+                taken = False
+                yield done.result()
+                continue
+            if isinstance(event, Future):
+                continue
+            taking, taken = False, True
+            if event is None:
+                more = False
+            elif isinstance(event, BaseException):
+                raise event
             else:
-                future = done.get()
-                window.remove(future)
-                yield future.result()
+                future = submit(*event)
+                future.add_done_callback(events.put)
+                window.append(future)
     finally:
+        take(False)
         for future in window:
             future.cancel()
+
+
+def _taker(images: Iterable[ImageSource], events: queue.SimpleQueue[Any]) -> Callable[[bool], None]:
+    """Make what takes an image and puts it into ``events`` with its index: None at the end, or the images' own error.
+
+    Call it with False when no more is wanted.
+    """
+    source = enumerate(images)
+
+    def take(wanted: bool) -> None:
+        if wanted:
+            events.put(next(source, None))
+
+    if not isinstance(images, Awaited):
+        return take
+    asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def serve() -> None:
+        while asked.get():
+            try:
+                take(True)
+            except BaseException as error:
+                events.put(error)
+
+    threading.Thread(target=serve, name="ofa-client-images", daemon=True).start()  # nothing can end its waiting
+    return asked.put

@@ -1,4 +1,4 @@
-"""Several servers as one: requests go to them in turn, and not for a while to one that was away or full."""
+"""Several servers as one: requests go to them in turn, and not for a while to one that was away, silent or full."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Callable
 import numpy as np
 
 from ofa_client.endpoint import Endpoint
-from ofa_client.errors import OverloadedError, ServiceUnavailableError
+from ofa_client.errors import OverloadedError, ServiceUnavailableError, SilentServerError
 from ofa_client.transport import InferRequest, Transport
 
 AWAY_SECONDS = 1.0
@@ -50,6 +50,9 @@ class Replicas:
                 return await self._transports[endpoint].infer(request)
             except ServiceUnavailableError:
                 self._aside[endpoint] = (True, time.monotonic() + AWAY_SECONDS)
+                raise
+            except SilentServerError:  # the next request might lose as much to it
+                self._aside[endpoint] = (True, time.monotonic() + max(request.timeout, AWAY_SECONDS))
                 raise
             except OverloadedError as error:
                 full[endpoint] = error

@@ -1,7 +1,8 @@
 """What is tried again, how often and when.
 
 A caption changes nothing on the server, so another try is safe wherever the first one cannot have been the image's or
-the caller's fault. A deadline that passed is not tried again: the same work would take the same time once more.
+the caller's fault. A server that refuses an image because its deadline passed is not asked again: the same work would
+take the same time once more. One that did not even refuse it within an attempt's own timeout may be away.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Callable, TypeVar
 
-from ofa_client.errors import CaptionServiceError, InternalError, OverloadedError, ServiceUnavailableError
+from ofa_client.errors import (
+    CaptionServiceError,
+    InternalError,
+    OverloadedError,
+    ServiceUnavailableError,
+    SilentServerError,
+)
 
 _T = TypeVar("_T")
 
@@ -44,7 +51,8 @@ class Retry:
     """Seconds after the first failure in which to try again; None leaves it to the request's ``timeout``."""
 
     attempt_timeout: float | None = None
-    """Seconds that each attempt may take; None gives each what is left of the request's ``timeout``."""
+    """Seconds that each attempt may take, another following where no answer came; None gives each what is left of the
+    request's ``timeout``."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -56,11 +64,15 @@ class Retry:
         if self.attempt_timeout is not None and not self.attempt_timeout > 0:
             raise ValueError(f"attempt_timeout must be above 0, not {self.attempt_timeout}")
 
-    def allows(self, error: CaptionServiceError, attempt: int) -> bool:
-        """Tell whether to try again after ``attempt`` (1 for the first) met this error."""
+    def allows(self, error: CaptionServiceError, attempt: int, internal: int = 1) -> bool:
+        """Tell whether to try again after ``attempt`` (1 for the first); INTERNAL errors have a count of their own."""
         if isinstance(error, InternalError):
-            return attempt < min(self.attempts, 2)
-        return isinstance(error, _TRANSIENT) and attempt < self.attempts
+            again = internal < 2
+        elif isinstance(error, SilentServerError):
+            again = self.attempt_timeout is not None
+        else:
+            again = isinstance(error, _TRANSIENT)
+        return again and attempt < self.attempts
 
     def pause(self, error: CaptionServiceError, attempt: int) -> float:
         """Draw the seconds to wait after ``attempt``; random, so that clients do not come back all at once."""
@@ -78,14 +90,15 @@ async def retrying(send: Callable[[float], Awaitable[_T]], policy: Retry, deadli
         CaptionServiceError: the last attempt's; it is raised at once where the next pause would pass the deadline or
             the policy's patience.
     """
-    attempt, give_up_at = 0, deadline
+    attempt, internal, give_up_at = 0, 0, deadline
     while True:
         attempt += 1
         left = max(deadline - time.monotonic(), 1e-3)
         try:
             return await send(min(left, policy.attempt_timeout or left))
         except CaptionServiceError as error:
-            if not policy.allows(error, attempt):
+            internal += isinstance(error, InternalError)
+            if not policy.allows(error, attempt, internal):
                 raise
             now = time.monotonic()
             if attempt == 1 and policy.patience is not None:

@@ -115,8 +115,9 @@ class Captioner:
     ) -> Iterator[Outcome]:
         """Caption any number of images with a set number in flight; see :meth:`AsyncCaptioner.caption_many`.
 
-        The iterable is read in the caller's thread, the images themselves in others. Ending the iteration early
-        cancels what is in flight.
+        The iterable is read in the caller's thread, the images themselves in others. While it waits for its next
+        image, no outcome is given: one that waits for long is better given to the asynchronous captioner. Ending the
+        iteration early cancels what is in flight.
         """
         self._check_usable()
         self._captioner._check_many(concurrency, timeout, {"num_captions": num_captions, **options})

@@ -66,6 +66,49 @@ def _complete(request: bytes) -> bool:
     return bool(separator) and len(body) >= int(lengths[0].split(b":")[1] if lengths else 0)
 
 
+@contextmanager
+def relay(url: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Stand before a server, until the function is called: its connections then fall silent, as a lost host's do.
+
+    Connections made later are passed on again.
+    """
+    host, port = url.rpartition("/")[2].split(":")
+    connections: list[socket.socket] = []
+    silent = [threading.Event()]
+
+    def carry(source: socket.socket, sink: socket.socket, lost: threading.Event) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if not lost.is_set():
+                    sink.sendall(data)
+        if not lost.is_set():
+            sink.close()
+
+    def serve() -> None:
+        with suppress(OSError):  # the listener was closed
+            while True:
+                near = listener.accept()[0]
+                far = socket.create_connection((host, int(port)))
+                connections.extend([near, far])
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=carry, args=(*ends, silent[-1]), daemon=True).start()
+
+    def fall_silent() -> None:
+        silent[-1].set()
+        silent.append(threading.Event())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            yield f"{url.partition(':')[0]}://127.0.0.1:{listener.getsockname()[1]}", fall_silent
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for connection in connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+                connection.close()
+
+
 Behaviour = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], service_pb2.ModelInferResponse]
 
 

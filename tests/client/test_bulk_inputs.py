@@ -8,8 +8,10 @@ import sys
 import tarfile
 
 import pytest
+from ofa_client import ImageTooLargeError
 from ofa_client.bulk.items import Columns, Inputs
 from ofa_client.bulk.shard import Shard
+from ofa_client.contract import MAX_IMAGE_BYTES
 from ofa_client.images import read_image
 
 pa = pytest.importorskip("pyarrow", reason="Parquet is an extra")
@@ -37,6 +39,8 @@ def contents(*names, **settings):
             return read_image(item.load())
         except OSError as error:
             return error.strerror
+        except ImageTooLargeError as error:
+            return str(error)
 
     return {item.key: load(item) for item in Inputs(names, **settings)}
 
@@ -130,6 +134,56 @@ def test_an_archive_cut_short_gives_what_it_has_and_fails_itself(folder):
     assert found["x"] == b"x"
 
 
+@pytest.mark.parametrize(("suffix", "mode"), [("tar.gz", "w:gz"), ("tar.bz2", "w:bz2"), ("tar.xz", "w:xz")])
+def test_a_compressed_archive_that_is_damaged_fails_and_the_rest_goes_on(folder, suffix, mode):
+    name = f"shard.{suffix}"
+    with tarfile.open(name, mode) as archive:
+        for i in range(4):
+            member = tarfile.TarInfo(f"{i}.jpg")
+            member.size = 1 << 18
+            archive.addfile(member, io.BytesIO(os.urandom(member.size // 2).hex().encode()))
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2 :] = os.urandom(len(data) - len(data) // 2)
+    (folder / name).write_bytes(data)
+    found = contents(name, "x")
+    assert found["x"] == b"x"
+    assert isinstance(found[name], str)
+
+
+def test_an_archive_with_a_damaged_header_in_it_fails(folder):
+    """tarfile takes it for the end."""
+    write_tar("shard.tar", [f"{i}.jpg" for i in range(4)])
+    data = bytearray((folder / "shard.tar").read_bytes())
+    data[512 * 4] ^= 1
+    (folder / "shard.tar").write_bytes(data)
+    found = contents("shard.tar")
+    assert found.pop("shard.tar") == "the archive is damaged (bad checksum)"
+    assert found == {"shard.tar/0.jpg": b"0.jpg", "shard.tar/1.jpg": b"1.jpg"}
+
+
+def test_an_archive_whose_header_lies_fails(folder):
+    """tarfile lets this one's ValueError through."""
+    sparse = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.map": "a,b", "GNU.sparse.size": "1"}
+    with tarfile.open("shard.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("0.jpg")
+        member.pax_headers = sparse
+        archive.addfile(member)
+    assert "damaged" in contents("shard.tar")["shard.tar"]
+
+
+def test_what_is_too_large_for_the_server_is_not_read(folder):
+    for name in ("huge.jpg", "edge.jpg"):
+        with (folder / name).open("wb") as file:
+            file.truncate(MAX_IMAGE_BYTES + (name == "huge.jpg"))
+    with tarfile.open("shard.tar", "w") as archive:
+        for name in ("huge.jpg", "edge.jpg"):
+            archive.add(name)
+    found = contents("huge.jpg", "edge.jpg", "shard.tar")
+    for name in ("", "shard.tar/"):
+        assert found[f"{name}huge.jpg"].startswith("IMAGE_TOO_LARGE: huge.jpg is larger than 20 MiB")
+        assert len(found[f"{name}edge.jpg"]) == MAX_IMAGE_BYTES
+
+
 @pytest.mark.parametrize("name", ["none.tar", "none.parquet"])
 def test_an_archive_that_is_missing_fails_and_the_rest_goes_on(folder, name):
     assert contents(name, "x") == {name: "No such file or directory", "x": b"x"}
@@ -156,6 +210,43 @@ def test_a_table_holds_images_as_hugging_face_has_them(folder):
 def test_a_table_holds_paths_and_names(folder):
     write_parquet("t.parquet", {"file": ["x", None], "id": [17, 18]})
     assert contents("t.parquet", columns=Columns("file", "id")) == {"17": b"x", "18": "the row has no image"}
+
+
+def test_a_row_without_a_name_has_its_number(folder):
+    write_parquet("t.parquet", {"image": [b"one", b"two", b"three"], "id": [None, "two", None]})
+    found = contents("t.parquet", columns=Columns("image", "id"))
+    assert found == {"t.parquet/0": b"one", "two": b"two", "t.parquet/2": b"three"}
+
+
+def test_a_damaged_row_group_fails_and_the_others_are_read(folder):
+    from pyarrow.parquet import read_metadata
+
+    write_parquet("t.parquet", {"image": [b"%d" % i for i in range(6)]}, row_group_size=2, use_dictionary=False)
+    data = bytearray((folder / "t.parquet").read_bytes())
+    begin = read_metadata("t.parquet").row_group(1).column(0).data_page_offset
+    data[begin : begin + 16] = b"\xff" * 16
+    (folder / "t.parquet").write_bytes(data)
+    found = contents("t.parquet", "x")
+    reason = found.pop("t.parquet/2")
+    assert reason.startswith("the table is damaged: rows 2 to 3 cannot be read (")
+    assert found == {"x": b"x", **{f"t.parquet/{i}": b"%d" % i for i in (0, 1, 4, 5)}}
+
+
+def test_a_path_that_is_no_text_fails(folder):
+    array = pa.Array.from_buffers(pa.string(), 2, pa.array([b"x", b"\xff"]).buffers())
+    write_parquet("t.parquet", {"image": array})
+    assert contents("t.parquet") == {"t.parquet/0": b"x", "t.parquet/1": "the row is damaged"}
+
+
+def test_images_are_counted_and_tables_are_not_read_for_it(folder, monkeypatch):
+    from pyarrow.parquet import ParquetFile
+
+    write_tar("shard.tar", ["0.jpg", "1.jpg"])
+    write_parquet("t.parquet", {"image": [b"x"] * 8}, row_group_size=2)
+    monkeypatch.setattr(ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("it was read"))
+    names = ["photos", "shard.tar", "t.parquet"]
+    assert Inputs(names).count() == 4 + 2 + 8
+    assert sum(Inputs(names, shard=Shard(i, 3)).count() for i in range(3)) == 14
 
 
 def test_a_column_that_is_missing_is_named(folder):
@@ -192,6 +283,19 @@ def test_archives_and_row_groups_are_whole_in_a_shard(folder):
     first, second = (keys(*names, shard=Shard(i, 2)) for i in range(2))
     assert {key.split("/")[0] for key in first} == {"0.tar", "2.tar", "t.parquet"}
     assert [key for key in second if key.startswith("t.")] == [f"t.parquet/{i}" for i in (2, 3, 6, 7)]
+
+
+def test_a_table_that_a_shard_cannot_open_ends_it(folder):
+    """Its row groups number what comes after them, on the machines that can."""
+    write_tar("0.tar", ["0.jpg"])
+    with pytest.raises(ValueError, match=r"none\.parquet: No such file or directory; each shard"):
+        keys("none.parquet", "0.tar", shard=Shard(0, 2))
+
+
+def test_a_table_that_is_none_counts_as_one_part_in_each_shard(folder):
+    (folder / "a.parquet").write_text("nothing of the kind")
+    write_tar("0.tar", ["0.jpg"])
+    assert [keys("a.parquet", "0.tar", shard=Shard(i, 2)) for i in range(2)] == [["a.parquet"], ["0.tar/0.jpg"]]
 
 
 @pytest.mark.parametrize("text", ["8/8", "1", "a/b", "-1/2", "0/0"])

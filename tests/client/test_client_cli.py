@@ -16,6 +16,7 @@ from ofa_client import contract
 from command_line import COMMAND
 from interrupts import heed_interrupts
 from nonsense_servers import grpc_server, one_caption
+from patience import eventually
 
 
 @pytest.fixture
@@ -233,6 +234,52 @@ def test_nor_do_the_lines_of_standard_input(environment, image, tmp_path):
         [*COMMAND, "-"], cwd=tmp_path, env=environment, input=os.fsencode(name), stdout=subprocess.PIPE, check=True
     )
     assert result.stdout == b"caf\\udce9.jpg: a cat\n"
+
+
+@pytest.mark.parametrize("output", [[], ["--output", "captions.jsonl"]])
+def test_a_line_of_standard_input_is_answered_before_the_next(environment, image, tmp_path, output):
+    process = subprocess.Popen(
+        [*COMMAND, "-", *output],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    for i in range(3):
+        process.stdin.write(image(f"{i}.jpg", f"number {i}").encode() + b"\n")
+        process.stdin.flush()
+        if output:
+            written = tmp_path / "captions.jsonl"
+            eventually(lambda: written.exists() and written.read_bytes().count(b"\n") == i + 1)  # noqa: B023
+        else:
+            assert process.stdout.readline() == f"{i}.jpg: number {i}\n".encode()
+    process.communicate()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_while_it_waits_for_a_line(environment, image, tmp_path, signal_number, status):
+    pipes = {**dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE), "preexec_fn": heed_interrupts}
+    process = subprocess.Popen([*COMMAND, "-"], cwd=tmp_path, env=environment, **pipes)
+    process.stdin.write(image("cat.jpg", "a cat").encode() + b"\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"cat.jpg: a cat\n"
+    process.send_signal(signal_number)
+    assert process.wait(30) == status
+    assert process.stderr.read() == b""
+    process.communicate()
+
+
+def test_a_server_that_is_away_ends_it_while_it_waits_for_a_line(environment, image, tmp_path, closed_port):
+    arguments = [*COMMAND, "-", "--patience", "0", "--url", f"grpc://127.0.0.1:{closed_port}"]
+    pipes = dict.fromkeys(("stdin", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, **pipes)
+    process.stdin.write(image("cat.jpg", "a cat").encode() + b"\n")
+    process.stdin.flush()
+    assert process.wait(30) == 2
+    assert process.stderr.read().startswith(b"ofa-caption: UNAVAILABLE: ")
+    process.communicate()
 
 
 def test_json_is_whole_where_the_terminal_is_not_unicode(ofa_caption, image):

@@ -16,7 +16,7 @@ import pytest
 
 from command_line import COMMAND
 from interrupts import heed_interrupts
-from nonsense_servers import grpc_server, one_caption
+from nonsense_servers import grpc_server, http_server, one_caption, relay
 from patience import eventually
 
 
@@ -102,6 +102,31 @@ def test_an_image_named_twice_is_captioned_once(ofa_caption, photos, tmp_path):
     assert Counter(names(tmp_path / "captions.jsonl")).most_common(1)[0][1] == 1
 
 
+def test_what_is_left_out_for_its_name_is_counted(ofa_caption, photos, tmp_path):
+    photos(3)
+    for _ in range(2):  # what an earlier run did is not left out for its name
+        result = ofa_caption("photos", "photos/0001.jpg", "--output", "captions.jsonl")
+        assert "ofa-caption: left out because their names came before: 1\n" in result.stderr
+    assert "left out" not in ofa_caption("photos", "--output", "captions.jsonl").stderr
+
+
+def test_a_table_that_is_damaged_costs_its_rows_alone(ofa_caption, photos, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet is an extra")
+    import pyarrow
+
+    images = photos(6)
+    parquet.write_table(
+        pyarrow.table({"image": images}), tmp_path / "t.parquet", row_group_size=2, use_dictionary=False
+    )
+    data = bytearray((tmp_path / "t.parquet").read_bytes())
+    begin = parquet.read_metadata(tmp_path / "t.parquet").row_group(1).column(0).data_page_offset
+    data[begin : begin + 16] = b"\xff" * 16
+    (tmp_path / "t.parquet").write_bytes(data)
+    assert ofa_caption("t.parquet", "--output", "captions.jsonl").returncode == 1
+    assert sorted(names(tmp_path / "captions.jsonl")) == [f"t.parquet/{i}" for i in (0, 1, 4, 5)]
+    assert names(tmp_path / "captions.jsonl.errors.jsonl") == ["t.parquet/2"]
+
+
 def killed_when(process, path, lines, signal_number):
     """Wait until the output has so many lines, then send the signal."""
     while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < lines):
@@ -161,6 +186,29 @@ def test_a_server_that_restarts_costs_no_image(environment, photos, tmp_path):
         assert process.wait() == 0
     assert sorted(names(tmp_path / "captions.jsonl")) == images
     assert names(tmp_path / "captions.jsonl.errors.jsonl") == []
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_host_that_falls_silent_costs_no_image(environment, photos, scripted, tmp_path, protocol):
+    images = photos(60, delay_s=0.1)
+    with relay(getattr(scripted, protocol)) as (url, fall_silent):
+        arguments = [*COMMAND, "photos", "--output", "captions.jsonl", "--url", url]
+        arguments += ["--concurrency", "4", "--timeout", "4"]
+        process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+        eventually(lambda: len(names(tmp_path / "captions.jsonl")) >= 20)
+        fall_silent()
+        assert process.wait(60) == 0
+    assert sorted(names(tmp_path / "captions.jsonl")) == images
+
+
+def test_a_host_that_stays_silent_ends_the_run_and_no_image_fails(ofa_caption, photos, tmp_path):
+    photos(3)
+    patience = ["--timeout", "1", "--patience", "0.5"]
+    with http_server(None) as url:
+        result = ofa_caption("photos", "--output", "captions.jsonl", "--url", url, *patience)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("ofa-caption: DEADLINE_EXCEEDED: http://127.0.0.1:")
+    assert (tmp_path / "captions.jsonl.errors.jsonl").read_bytes() == b""
 
 
 def test_shards_together_are_the_whole(ofa_caption, photos, tmp_path):

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+from ofa_client import ImageTooLargeError
 from ofa_client.images import read_image
 from PIL import Image
 
@@ -86,6 +87,14 @@ def test_a_pillow_image_is_turned_upright_as_its_file_would_be(picture):
 def test_a_missing_file_is_pythons_own_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "missing.jpg")
+
+
+def test_what_is_too_large_for_the_server_is_refused_unread(tmp_path):
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(2**40)
+    for source in (tmp_path / "huge.jpg", "/dev/zero", np.broadcast_to(np.uint8(0), (40_000, 40_000, 3))):
+        with pytest.raises(ImageTooLargeError, match="is larger than 20 MiB"):
+            read_image(source)
 
 
 def test_a_file_in_text_mode_is_refused():

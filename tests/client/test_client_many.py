@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import queue
+import time
 import uuid
 from collections import Counter
 
 import pytest
 from ofa_client import AsyncCaptioner, Captioner, InvalidParameterError, Retry, TruncatedImageError
+from ofa_client.many import Awaited
 
 from nonsense_servers import grpc_server, one_caption
 from patience import eventually
@@ -69,6 +72,19 @@ def test_an_image_that_fails_does_not_end_it(many, script, tmp_path):
     assert truncated.captions == ()
     with pytest.raises(TruncatedImageError):
         _ = truncated.caption
+
+
+class Failing:
+    """A file that fails as reading one does that memory cannot hold."""
+
+    def read(self):
+        raise MemoryError
+
+
+def test_nor_does_one_that_memory_cannot_hold(many):
+    huge, good = many([Failing(), b"an image"])
+    assert isinstance(huge.error, MemoryError)
+    assert good.error is None
 
 
 def test_options_are_those_of_captions(many):
@@ -142,6 +158,88 @@ def test_an_asynchronous_iterable_is_read_as_well(scripted, script):
             return [outcome.caption.text async for outcome in captioner.caption_many(images())]
 
     assert asyncio.run(run()) == list("01234")
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_an_outcome_does_not_wait_for_the_next_image(scripted, in_order):
+    """Here the next image is given when the outcome before it is there."""
+
+    async def run():
+        answered = asyncio.Semaphore(1)
+
+        async def images():
+            for i in range(5):
+                await answered.acquire()
+                yield f"image {i}".encode()
+
+        async with AsyncCaptioner(scripted.grpc) as captioner:
+            outcomes = []
+            async for outcome in captioner.caption_many(images(), in_order=in_order):
+                outcomes.append(outcome.index)
+                answered.release()
+            return outcomes
+
+    assert asyncio.run(asyncio.wait_for(run(), 30)) == list(range(5))
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_an_outcome_does_not_wait_for_more_than_one_image(scripted, in_order):
+    def images():
+        for i in range(20):
+            time.sleep(0.2)
+            taken.append(i)
+            yield b"an image"
+
+    taken = []
+    with Captioner(scripted.grpc) as captioner:
+        for outcome in captioner.caption_many(images(), in_order=in_order):
+            assert len(taken) <= outcome.index + 4
+
+
+def test_nor_does_it_wait_for_images_that_are_awaited(scripted):
+    answered = queue.SimpleQueue()
+
+    def images():
+        for i in range(5):
+            yield f"image {i}".encode()
+            answered.get(timeout=30)
+        raise KeyError("mine")
+
+    with Captioner(scripted.grpc) as captioner, pytest.raises(KeyError, match="mine"):
+        for outcome in captioner.caption_many(Awaited(images())):
+            answered.put(outcome.index)
+
+
+def test_ending_early_while_the_next_image_is_awaited_leaves_no_task(scripted):
+    ended = []
+
+    async def images():
+        yield b"an image"
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    async def run():
+        async with AsyncCaptioner(scripted.grpc) as captioner:
+            before = asyncio.all_tasks()
+            outcomes = captioner.caption_many(images())
+            await outcomes.__anext__()
+            await outcomes.aclose()
+            assert ended
+            taking = asyncio.ensure_future(_collect(captioner.caption_many(images())))
+            await asyncio.sleep(0.5)
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            assert ended == [True, True]
+            return asyncio.all_tasks() - before
+
+    assert asyncio.run(run()) == set()
+
+
+async def _collect(outcomes):
+    return [outcome async for outcome in outcomes]
 
 
 def test_ending_early_cancels_what_is_in_flight(scripted, script):

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from ofa_client import AsyncCaptioner, Captioner, Retry, errors
 
-from nonsense_servers import InTurn, grpc_server, one_caption, refuse
+from nonsense_servers import InTurn, grpc_server, http_server, one_caption, refuse
 from patience import eventually
 
 IMAGE = b"an image"
@@ -74,6 +74,21 @@ def test_when_all_are_away_the_error_says_so(closed_port):
     urls = [f"grpc://127.0.0.1:{closed_port}", f"http://127.0.0.1:{closed_port}"]
     with Captioner(urls) as captioner, pytest.raises(errors.ServiceUnavailableError):
         captioner.caption(IMAGE)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_replica_that_is_silent_costs_one_request(count, scheme):
+    with (
+        http_server(None) as silent,
+        grpc_server(count.named("there")) as there,
+        Captioner([silent.replace("http", scheme), there], timeout=2) as captioner,
+    ):
+        with pytest.raises(errors.DeadlineExceededError):
+            captioner.caption(IMAGE)
+        for _ in range(5):
+            assert captioner.caption(IMAGE).text == "a cat"
+            time.sleep(0.3)
+    assert count == {"there": 5}
 
 
 def full(hint):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import grpc
@@ -80,6 +81,20 @@ def test_a_failure_inside_the_server_is_tried_once_more():
     assert behave.requests == 2
 
 
+def test_a_full_server_before_it_does_not_count_as_that_try():
+    full, failed = (
+        refuse(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: full"),
+        refuse(grpc.StatusCode.INTERNAL, "INTERNAL: see 4711"),
+    )
+    behave = InTurn(full, full, failed, one_caption)
+    with grpc_server(behave) as url:
+        assert caption(url) == "a cat"
+    behave = InTurn(full, failed, full, failed, one_caption)
+    with grpc_server(behave) as url, pytest.raises(errors.InternalError):
+        caption(url)
+    assert behave.requests == 4
+
+
 def test_the_attempts_are_counted():
     behave = InTurn(refuse(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: full"))
     with grpc_server(behave) as url, pytest.raises(errors.OverloadedError):
@@ -117,6 +132,30 @@ def test_an_attempt_may_have_a_deadline_of_its_own():
 
     with grpc_server(slow) as url, pytest.raises(errors.DeadlineExceededError, match=r"within 0\.1 seconds"):
         caption(url, Retry(attempt_timeout=0.1))
+
+
+def test_an_attempt_without_an_answer_is_followed_by_another():
+    def silent(request, context):
+        context.add_callback(given_up.set)
+        given_up.wait(10)
+
+    given_up = threading.Event()
+    behave = InTurn(silent, one_caption)
+    with grpc_server(behave) as url:
+        assert caption(url, Retry(attempt_timeout=0.5)) == "a cat"
+
+
+def test_a_server_that_refuses_for_the_deadline_is_told_an_earlier_one_and_not_asked_again():
+    def slow(request, context):
+        told = request.parameters["timeout"].int64_param / 1e6
+        assert told < context.time_remaining()
+        time.sleep(told)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "DEADLINE_EXCEEDED: the deadline passed")
+
+    behave = InTurn(slow, one_caption)
+    with grpc_server(behave) as url, pytest.raises(errors.DeadlineExceededError, match="the deadline passed"):
+        caption(url, Retry(attempt_timeout=5))
+    assert behave.requests == 1
 
 
 def test_pauses_grow_up_to_their_bound_and_are_random():

@@ -31,7 +31,16 @@ class Item:
     """What the image is called in the output: path, URL, ``archive/member`` or ``table/row``."""
 
     load: Callable[[], ImageSource]
-    """Gives the image, or raises ``OSError``. To be called before the next item is taken."""
+    """Gives the image, or raises ``OSError`` or ``ImageTooLargeError``. To be called before the next item is taken."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one shard reads as a whole: an archive, or a row group of a table."""
+
+    read: Callable[[], Iterator[Item]]
+    size: int | None = None
+    """How many images it has, where that is known without reading them."""
 
 
 def unreadable(key: str, reason: str) -> Item:
@@ -57,7 +66,7 @@ class Inputs:
 
     Raises (while iterating):
         ImportError: a Parquet file without pyarrow.
-        ValueError: a Parquet file without the columns.
+        ValueError: a Parquet file without the columns, or one among several shards that cannot be opened here.
     """
 
     names: Sequence[str]
@@ -65,21 +74,39 @@ class Inputs:
     columns: Columns = field(default_factory=Columns)
 
     def __iter__(self) -> Iterator[Item]:
-        archives = 0
+        for taken in self._taken():
+            if isinstance(taken, Item):
+                yield taken
+            else:
+                yield from taken.read()
+
+    def count(self) -> int:
+        """Count the images; tables know their numbers without being read."""
+        total = 0
+        for taken in self._taken():
+            if isinstance(taken, Item):
+                total += 1
+            else:
+                total += sum(1 for _ in taken.read()) if taken.size is None else taken.size
+        return total
+
+    def _taken(self) -> Iterator[Item | Part]:
+        """Give what is in this shard."""
+        parts = 0
         for item in self._expand(self.names):
             if not isinstance(item, _Archive):
                 if self.shard.takes(item.key):
                     yield item
                 continue
-            for part in item.parts(self.columns):
-                if self.shard.takes_number(archives):
-                    yield from part()
-                archives += 1
+            for part in item.parts(self.columns, self.shard.count > 1):
+                if self.shard.takes_number(parts):
+                    yield part
+                parts += 1
 
     @property
-    def can_be_counted(self) -> bool:
-        """Whether going through the images twice is possible."""
-        return "-" not in self.names
+    def on_standard_input(self) -> bool:
+        """Whether images are named there: they may be some time in coming, and come once."""
+        return "-" in self.names
 
     def _expand(self, names: Iterable[str]) -> Iterator[Item | _Archive]:
         for name in names:
@@ -105,15 +132,15 @@ class _Archive:
 
     name: str
 
-    def parts(self, columns: Columns) -> Iterator[Callable[[], Iterator[Item]]]:
+    def parts(self, columns: Columns, sharded: bool) -> Iterator[Part]:
         """Give the parts that one shard reads as a whole."""
         if self.name.lower().endswith(".parquet"):
             from ofa_client.bulk.tables import row_groups  # noqa: PLC0415 - loads pyarrow, an extra
 
-            return row_groups(self.name, columns)
+            return row_groups(self.name, columns, sharded)
         from ofa_client.bulk.tars import members  # noqa: PLC0415 - only for archives
 
-        return iter([partial(members, self.name)])
+        return iter([Part(partial(members, self.name))])
 
 
 def _one(name: str) -> Item | _Archive:

@@ -25,6 +25,9 @@ class Output(ABC):
     done: KeySet
     """The images that need no captioning: an earlier run's, and those that this run was given already."""
 
+    repeated: int = 0
+    """How many images were left out because this run had met their keys before."""
+
     in_order: bool
     """Whether the images' order matters."""
 

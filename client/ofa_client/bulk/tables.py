@@ -6,20 +6,20 @@ import errno
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Callable
+from typing import Any
 
-from ofa_client.bulk.items import Columns, Item, unreadable
+from ofa_client.bulk.items import Columns, Item, Part, unreadable
 from ofa_client.images import ImageSource
 
 _ROWS_AT_A_TIME = 32
 
 
-def row_groups(name: str, columns: Columns) -> Iterator[Callable[[], Iterator[Item]]]:
-    """Give a function for each row group that reads its images.
+def row_groups(name: str, columns: Columns, sharded: bool) -> Iterator[Part]:
+    """Give a table's row groups.
 
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: the file lacks a column.
+        ValueError: the file lacks a column, or it is ``sharded`` and cannot be opened.
     """
     try:
         from pyarrow import ArrowInvalid  # noqa: PLC0415 - an extra
@@ -29,10 +29,13 @@ def row_groups(name: str, columns: Columns) -> Iterator[Callable[[], Iterator[It
     try:
         file = ParquetFile(name)
     except ArrowInvalid:
-        yield partial(_nothing, name, "this is no Parquet file")
+        yield Part(partial(_nothing, name, "this is no Parquet file"))
         return
     except OSError as error:
-        yield partial(_nothing, name, os.strerror(error.errno or errno.EIO))
+        reason = os.strerror(error.errno or errno.EIO)
+        if sharded and error.errno:  # other machines may count its row groups, and number what follows by them
+            raise ValueError(f"{name}: {reason}; each shard has to be able to open every table") from error
+        yield Part(partial(_nothing, name, reason))
         return
     wanted = [columns.image] if columns.key is None else [columns.image, columns.key]
     known = file.schema_arrow.names
@@ -41,23 +44,33 @@ def row_groups(name: str, columns: Columns) -> Iterator[Callable[[], Iterator[It
         raise ValueError(f"{name} has no column {missing[0]!r}, only {', '.join(known)}")
     first = 0
     for group in range(file.num_row_groups):
-        yield partial(_rows, name, file, group, first, wanted)
-        first += file.metadata.row_group(group).num_rows
+        size = file.metadata.row_group(group).num_rows
+        yield Part(partial(_rows, name, file, group, range(first, first + size), wanted), size)
+        first += size
 
 
-def _rows(name: str, file: Any, group: int, first: int, wanted: list[str]) -> Iterator[Item]:
-    row = first
-    for batch in file.iter_batches(_ROWS_AT_A_TIME, row_groups=[group], columns=wanted):
-        images = batch.column(wanted[0])
-        keys = batch.column(wanted[1]) if len(wanted) == 2 else None
-        for i in range(batch.num_rows):
-            key = f"{name}/{row}" if keys is None else str(keys[i].as_py())
-            yield Item(key, partial(_image, images, i))
-            row += 1
+def _rows(name: str, file: Any, group: int, rows: range, wanted: list[str]) -> Iterator[Item]:
+    row = rows.start
+    try:
+        for batch in file.iter_batches(_ROWS_AT_A_TIME, row_groups=[group], columns=wanted):
+            images = batch.column(wanted[0])
+            keys = batch.column(wanted[1]) if len(wanted) == 2 else None
+            for i in range(batch.num_rows):
+                key = None if keys is None else keys[i].as_py()
+                yield Item(f"{name}/{row}" if key is None else str(key), partial(_image, images, i))
+                row += 1
+    except Exception as error:  # damage shows in many ways inside pyarrow
+        reason = " ".join(str(error).split())
+        yield unreadable(
+            f"{name}/{row}", f"the table is damaged: rows {row} to {rows.stop - 1} cannot be read ({reason})"
+        )
 
 
 def _image(column: Any, row: int) -> ImageSource:
-    value = column[row].as_py()
+    try:
+        value = column[row].as_py()
+    except ValueError as error:  # a path that is no text
+        raise OSError(None, "the row is damaged") from error
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if not isinstance(value, (bytes, str)):

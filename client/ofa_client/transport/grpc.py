@@ -81,8 +81,10 @@ def _keep_alive(seconds: float | None) -> list[tuple[str, int]]:
     if seconds is None:
         return []
     milliseconds = int(seconds * 1000)
+    answer = min(milliseconds, 20_000)
     return [
         ("grpc.keepalive_time_ms", milliseconds),
-        ("grpc.keepalive_timeout_ms", min(milliseconds, 20_000)),
+        ("grpc.keepalive_timeout_ms", answer),
+        ("grpc.http2.ping_timeout_ms", answer),  # newer versions go by this one, a minute by default
         ("grpc.http2.max_pings_without_data", 0),
     ]

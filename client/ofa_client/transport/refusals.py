@@ -73,9 +73,9 @@ def unreachable(server: str, reason: object) -> errors.ServiceUnavailableError:
     return errors.ServiceUnavailableError(f"cannot get an answer from {server} ({_one_line(str(reason))})")
 
 
-def deadline_exceeded(request: InferRequest, server: str) -> errors.DeadlineExceededError:
+def deadline_exceeded(request: InferRequest, server: str) -> errors.SilentServerError:
     """Say that the client's own deadline has passed."""
-    return errors.DeadlineExceededError(f"{server} gave no answer within {request.timeout:.3g} seconds")
+    return errors.SilentServerError(f"{server} gave no answer within {request.timeout:.3g} seconds")
 
 
 def _one_line(text: str) -> str:
