@@ -2,12 +2,14 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import grpc
 import pytest
 from nonsense_servers import grpc_server, one_caption
 from ofa_serving.launcher.canary import Busy, Canary, Late, WrongCaption
 from ofa_serving.launcher.errors import LaunchError
+from ofa_serving.launcher.server import Server
 
 CANARY = Canary("ofa_caption", b"an image", {}, ("a cat",))
 
@@ -53,3 +55,19 @@ def test_a_stop_ends_the_wait_and_cancels_the_request():
         CANARY.check(url.removeprefix("grpc://"), 20, stopping)
     assert cancelled.is_set()
     assert time.monotonic() - began < 5
+
+
+def test_a_server_that_has_just_come_may_be_full_for_a_while():
+    def full_twice(request, context):
+        if tries.append(request) or len(tries) < 3:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: too many images are being captioned")
+        return one_caption(request, context)
+
+    tries = []
+    with grpc_server(full_twice) as url:
+        server = Server.__new__(Server)
+        server.plan = SimpleNamespace(endpoints=SimpleNamespace(grpc=url.removeprefix("grpc://")))
+        server.check_running = lambda: None
+        canary = Canary("ofa_caption", b"an image", {}, ("a cat",))
+        assert server._captions(canary, time.monotonic() + 5, threading.Event())
+    assert len(tries) == 3

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ofa_serving.cancellation import CANCEL_VARIABLE
 from ofa_serving.draining import DRAIN_VARIABLE, IN_FLIGHT_METRIC
 from ofa_serving.launcher.artifact import Artifact
-from ofa_serving.launcher.canary import Canary
+from ofa_serving.launcher.canary import Busy, Canary
 from ofa_serving.launcher.embedded import Installation
 from ofa_serving.launcher.endpoints import Endpoints, open_directly
 from ofa_serving.launcher.errors import LaunchError
@@ -105,17 +105,26 @@ class Server:
                 raise LaunchError(f"the server was not ready after {timeout} s (--start-timeout)")
         # Before the known images and before anyone is told: what dies from here on was there and is missed.
         self.model_processes.find(self.pid)
-        for canary in self.plan.canaries:
+        if not all(self._captions(canary, deadline, stopping) for canary in self.plan.canaries):
+            return False
+        self._in_flight()
+        return True
+
+    def _captions(self, canary: Canary, deadline: float, stopping: threading.Event) -> bool:
+        """Wait for a known image's captions; those who wait for a server that comes back may fill it first."""
+        while not stopping.is_set():
             left = max(deadline - time.monotonic(), _PROBE_SECONDS)
             try:
                 canary.check(self.plan.endpoints.grpc, left, stopping)
-            except LaunchError:
+                return True
+            except LaunchError as error:
                 if stopping.is_set():
-                    return False
+                    break
                 self.check_running()  # if it has died, that is the reason to give
-                raise
-        self._in_flight()
-        return True
+                if not isinstance(error, Busy) or time.monotonic() > deadline:
+                    raise
+            stopping.wait(_POLL_SECONDS)
+        return False
 
     def check_running(self) -> None:
         """Check that its process runs.
