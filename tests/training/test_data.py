@@ -15,6 +15,8 @@ from ofa_build.checkpoint import load_checkpoint
 from ofa_build.data import BadRecords, DataError, open_data
 from ofa_build.data.batches import Batches, Encoding, Share
 from ofa_build.data.captions import encode_target, normalise
+from ofa_build.data.records import Record
+from ofa_serving.images import load_pixels
 from PIL import Image
 from small_checkpoints import golden_checkpoint
 
@@ -80,6 +82,21 @@ def test_rows_of_an_object_are_records_by_a_column_map(kind):
     for record, name in zip(data.records, NAMES, strict=True):
         seen = np.asarray(Image.open(io.BytesIO(record.read())).convert("RGB"))
         np.testing.assert_array_equal(seen, np.asarray(Image.open(IMAGES / name).convert("RGB")))
+
+
+def test_a_picture_in_colours_that_png_lacks_is_what_its_file_is():
+    stream = io.BytesIO()
+    Image.open(IMAGES / NAMES[0]).convert("CMYK").save(stream, "JPEG")
+    rows = [{"image": Image.open(io.BytesIO(stream.getvalue())), "caption": "a picture"}]
+    (record,) = open_data(rows).records
+    np.testing.assert_array_equal(load_pixels(record.read(), 32), load_pixels(stream.getvalue(), 32))
+
+
+def test_whatever_a_reader_raises_is_one_bad_record(encoding):
+    def read():
+        raise Image.DecompressionBombError("too many pixels")
+
+    assert encoding.example(Record("row 7", read, ("a cat",)), (7, 0)) == ("row 7", "too many pixels")
 
 
 BAD_LINES = {

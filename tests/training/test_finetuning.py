@@ -2,13 +2,16 @@
 
 import csv
 import json
+import math
 import os
 import resource
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,14 +19,17 @@ from captioned import EXAMPLES, NAMES, both, write_jsonl, write_tsv
 from ofa_build.checkpoint import load_checkpoint
 from ofa_build.cli import main
 from ofa_build.data import DataError
-from ofa_build.data.sources import DataOptions
+from ofa_build.data.batches import Encoding
+from ofa_build.data.records import BadRecords, Record
+from ofa_build.data.sources import CaptionData, DataOptions
 from ofa_build.model import OFA
 from ofa_build.training.cider_d import CiderD
 from ofa_build.training.finetuning import finetune
 from ofa_build.training.freezing import set_training
-from ofa_build.training.hooks import Hook
-from ofa_build.training.loop import Interrupted
+from ofa_build.training.hooks import Hook, Stopwatch
+from ofa_build.training.loop import Interrupted, Trainer
 from ofa_build.training.recipe import Recipe, RecipeError
+from ofa_build.training.self_critical import SelfCritical
 from ofa_build.training.work_folder import RunError
 from small_model import EMOJI, assert_same_weights, weights_of, write_small
 from torch import nn
@@ -208,7 +214,7 @@ def test_a_run_does_not_take_the_checkpoints_of_one_that_saved_no_state(checkpoi
     with pytest.raises(RuntimeError, match="fallen"):
         train(checkpoint, data, tmp_path, early, evaluation=str(data), hooks=[At(3, fall)])
     assert (tmp_path / "best").exists()
-    assert not (tmp_path / "state.pt").exists()
+    (tmp_path / "state.pt").unlink()
     kept, at_two = replace(RECIPE, keep=9), Path("checkpoints", "update-00000002")
     train(checkpoint, data, tmp_path, kept)
     train(checkpoint, data, tmp_path / "clean", kept)
@@ -222,6 +228,31 @@ def test_an_evaluation_that_fails_costs_nothing_that_was_learned(checkpoint, dat
         recipe = replace(RECIPE, save_every=100, evaluate_every=100)
         train(checkpoint, data, tmp_path / "run", recipe, evaluation=broken)
     assert_same_weights(tmp_path / "run" / "last", whole / "last")
+
+
+def test_a_run_that_is_told_to_stop_where_it_evaluates_does_so_when_it_continues(checkpoint, data, tmp_path):
+    recipe = replace(RECIPE, evaluate_every=2, save_every=100)
+    train(checkpoint, data, tmp_path / "whole", recipe, evaluation=str(data))
+    stop = At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train(checkpoint, data, tmp_path / "run", recipe, evaluation=str(data), hooks=[stop])
+    assert not (tmp_path / "run" / "evaluations.csv").exists()
+    train(checkpoint, data, tmp_path / "run", recipe, evaluation=str(data))
+    assert (tmp_path / "run" / "evaluations.csv").read_text() == (tmp_path / "whole" / "evaluations.csv").read_text()
+    assert_same_weights(tmp_path / "run" / "best", tmp_path / "whole" / "best")
+
+
+def test_a_run_that_ended_behind_an_evaluation_tells_of_it_once(checkpoint, data, tmp_path):
+    recipe = replace(RECIPE, evaluate_every=2, save_every=100)
+    train(checkpoint, data, tmp_path / "whole", recipe, evaluation=str(data))
+
+    def fall():
+        raise RuntimeError("fallen")
+
+    with pytest.raises(RuntimeError, match="fallen"):
+        train(checkpoint, data, tmp_path / "run", recipe, evaluation=str(data), hooks=[At(3, fall)])
+    train(checkpoint, data, tmp_path / "run", recipe, evaluation=str(data))
+    assert (tmp_path / "run" / "evaluations.csv").read_text() == (tmp_path / "whole" / "evaluations.csv").read_text()
 
 
 @pytest.mark.parametrize(("evaluation", "options", "message"), [
@@ -395,6 +426,39 @@ def test_the_reward_is_cider_d():
     given = {n: [f"{text} <eos>".strip()] for n, text in enumerate(captions)}
     _, theirs = Cider().compute_score(ended, given)
     assert ours == pytest.approx(theirs.tolist())
+
+
+def test_a_batch_of_nothing_takes_its_part_in_the_self_critical_stage(tmp_path):
+    """Batch norms that are shared between processes wait for the training forward of every one of them."""
+    checkpoint = load_checkpoint(write_small(tmp_path, beam_size=2))
+    model = OFA(checkpoint.config)
+    model.load_state_dict(dict(checkpoint.state_dict))
+    data = CaptionData([Record("one", bytes, ("a cat",))], BadRecords())
+    objective = SelfCritical(model, checkpoint, data, STEADY).train()
+    modes = []
+    model.encoder.register_forward_hook(lambda module, *_: modes.append(module.training))
+    empty = Encoding(checkpoint.tokenizer, checkpoint.settings.patch_image_size, 20, 64).collate([])
+    loss = objective(empty, 0)["loss"].value
+    loss.backward()
+    assert modes == [False, True]
+    assert loss.item() == 0
+    assert not any(weight.grad.any() for weight in model.parameters() if weight.grad is not None)
+
+
+def test_the_log_tells_the_mean_of_the_gradients_norms_that_are_numbers():
+    told = []
+    trainer = object.__new__(Trainer)
+    trainer._sums, trainer.update, trainer.updates, trainer.updates_per_epoch = defaultdict(float), 2, 4, None
+    trainer.accelerator = SimpleNamespace(reduce=lambda values: values)
+    trainer._optimizer = SimpleNamespace(param_groups=[{"lr": 1.0}])
+    trainer._tell = lambda _event, progress: told.append(dict(progress.means))
+    for norms in ([math.inf], [math.inf, 2.0, 4.0]):
+        for norm in norms:
+            trainer._remember({"loss": torch.tensor(1.0)}, torch.tensor(norm))
+        trainer._report(Stopwatch())
+    assert [list(means) for means in told] == [["loss", "gradient_norm"]] * 2
+    assert math.isnan(told[0]["gradient_norm"])
+    assert told[1] == {"loss": 1.0, "gradient_norm": 3.0}
 
 
 def test_the_self_critical_stage_raises_the_reward(tmp_path, data):

@@ -70,8 +70,12 @@ class Encoding:
     def example(self, record: Record, key: tuple[int, int]) -> tuple[Any, ...]:
         """Give pixels, target, key and references, or the record's name and what is wrong with it."""
         try:
-            pixels = load_pixels(record.read(), self.image_size)
-        except (CaptionError, DataError, OSError) as error:
+            data = record.read()
+        except Exception as error:  # a data set's own reader may raise anything
+            return record.name, str(error)
+        try:
+            pixels = load_pixels(data, self.image_size)
+        except CaptionError as error:
             return record.name, str(error)
         caption = record.captions[key[1]]
         target = encode_target(self.tokenizer, caption, self.max_words, self.max_tokens, self.caption_prefix)

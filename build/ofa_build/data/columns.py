@@ -75,6 +75,7 @@ def records_of(
         bad: takes the rows that cannot be used.
 
     """
+    rows = _of_files(rows)
     present = getattr(rows, "column_names", None)
     if isinstance(present, Iterable):
         columns.check(present, "the data set")
@@ -93,8 +94,8 @@ def records_of(
 def stream_rows(
     rows: Iterable[Mapping[str, Any]], folder: Path | None, columns: Columns, bad: BadRecords
 ) -> Iterator[Record]:
-    """Give the rows of a streaming data set as records, one by one."""
-    for number, row in enumerate(rows):
+    """Give the rows of a streaming data set as records, one by one; each process and worker gets all of them."""
+    for number, row in enumerate(_all(_of_files(rows))):
         name = f"row {number}"
         try:
             yield record_of(row, name, columns, folder)
@@ -137,6 +138,32 @@ def image_reader(value: object) -> Callable[[], bytes]:
     raise DataError(f"the image is of type {type(value).__name__}, not a path, bytes or a picture")
 
 
+def _of_files(rows: Any) -> Any:
+    """Have a ``datasets`` or ``MsDataset`` object give its pictures' files, for one reader of all data sets to decode.
+
+    It would decode them itself: all of them for their captions' sake, and one that is damaged ends the iteration.
+    """
+    if getattr(rows, "target", None) is None:
+        rows = getattr(rows, "ds_instance", rows)  # what an MsDataset holds
+    for name, feature in (getattr(rows, "features", None) or {}).items():
+        if getattr(feature, "decode", False) is True and type(feature).__name__ == "Image":
+            rows = rows.cast_column(name, type(feature)(decode=False))
+    return rows
+
+
+def _all(rows: Any) -> Iterator[Mapping[str, Any]]:
+    """Give every row, in a loader's worker too.
+
+    Asked row by row there, a stream of ``datasets`` gives each worker a part of its own; our batches are shared out by
+    number.
+    """
+    if not hasattr(rows, "iter"):
+        yield from rows
+        return
+    for batch in rows.iter(batch_size=1):
+        yield {name: values[0] for name, values in batch.items()}
+
+
 def _value(row: Mapping[str, Any], wanted: str | None, usual: Sequence[str], what: str) -> Any:
     for name in (wanted,) if wanted else usual:
         if row.get(name) is not None:
@@ -161,7 +188,9 @@ def _read_row(rows: Any, number: int, folder: Path | None, columns: Columns) -> 
 
 
 def _encode(picture: Image.Image) -> bytes:
-    """Write a decoded picture without loss."""
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1, exif=picture.getexif())
+    """Write a decoded picture without loss; colours that PNG lacks become RGB, as they would when it is read."""
+    exif, file = picture.getexif(), io.BytesIO()
+    if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        picture = picture.convert("RGB")
+    picture.save(file, "PNG", compress_level=1, exif=exif)
     return file.getvalue()

@@ -125,14 +125,7 @@ class CsvLog(Hook):
     def on_start(self, update: int, updates: int) -> None:
         """See :class:`Hook`."""
         for path in (self._log, self._evaluations):
-            rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-            if rows:  # a full disk leaves a file without a line, or with half of one
-                header, *rows = rows
-                kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= update]
-                partial = path.with_suffix(".partial")
-                with partial.open("w", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerows([header, *kept])
-                partial.replace(path)
+            _keep(path, update)
 
     def on_interval(self, progress: Progress) -> None:
         """See :class:`Hook`."""
@@ -140,6 +133,7 @@ class CsvLog(Hook):
 
     def on_evaluation(self, update: int, scores: Mapping[str, float], is_best: bool) -> None:
         """See :class:`Hook`."""
+        _keep(self._evaluations, update - 1)  # a run that was ended after it evaluated does so again
         _append(self._evaluations, {"update": update, **scores, "best": int(is_best)})
 
 
@@ -184,6 +178,18 @@ class Stopwatch:
         result = self._images / seconds, seconds / max(1, self._updates)
         self.__init__()
         return result
+
+
+def _keep(path: Path, update: int) -> None:
+    """Drop the lines after an update."""
+    rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+    if rows:  # a full disk leaves a file without a line, or with half of one
+        header, *rows = rows
+        kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= update]
+        partial = path.with_suffix(".partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *kept])
+        partial.replace(path)
 
 
 def _append(path: Path, row: Mapping[str, float]) -> None:

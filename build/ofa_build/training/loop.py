@@ -119,6 +119,8 @@ class Trainer:
         self._set_training()
         with self._signals():
             try:
+                if self._is_to_be_judged() and self.update < self.updates:  # the run before was ended first
+                    self._judge()
                 for batches in self.batches.updates(self.update, self.updates):
                     watch.count(self._train_on(batches))
                     self.update += 1
@@ -135,14 +137,19 @@ class Trainer:
             self._report(watch)
         if update == self.updates:
             return
-        period = recipe.evaluate_every or self.updates_per_epoch
-        if self._evaluate and period and update % period == 0:
-            self._judge()
-            watch.read()
-        if update % recipe.save_every == 0 or is_told_to_stop:
+        # Saved before it is evaluated: an evaluation that fails or takes long is to cost nothing that was learned.
+        if update % recipe.save_every == 0 or is_told_to_stop or self._is_to_be_judged():
             self._save()
         if is_told_to_stop:
             raise Interrupted(f"stopped after update {update} of {self.updates}; the same command continues")
+        if self._is_to_be_judged():
+            self._judge()
+            watch.read()
+
+    def _is_to_be_judged(self) -> bool:
+        period = self.recipe.evaluate_every or self.updates_per_epoch
+        is_due = period and self.update and self.update % period == 0
+        return bool(self._evaluate and is_due and self.update not in self._judged)
 
     def _told_to_stop(self) -> bool:
         """Tell whether any process was: all of them then stop after the same update."""
@@ -150,7 +157,7 @@ class Trainer:
         return bool(self.accelerator.reduce(told) > 0)
 
     def _finish(self) -> None:
-        self._save()  # an evaluation that fails is to cost nothing that was learned
+        self._save()
         if self._evaluate and self.update not in self._judged:
             self._judge()
             self._save()
@@ -207,13 +214,16 @@ class Trainer:
         values = self.accelerator.reduce(torch.stack([sums[name] for name in names]))
         for name, value in zip(names, values.tolist(), strict=True):
             self._sums[name] += value
-        if torch.isfinite(norm):
-            self._sums["gradient_norm"] += float(norm)
+        is_number = bool(torch.isfinite(norm))
+        self._sums["gradient_norm"] += float(norm) if is_number else 0.0
+        self._sums["norms"] += is_number
         self._sums["updates"] += 1
 
     def _report(self, watch: Stopwatch) -> None:
-        count = self._sums.pop("updates", 0)
+        count, norms = self._sums.pop("updates", 0), self._sums.pop("norms", 0)
         means = {name: value / count for name, value in self._sums.items()} if count else {}
+        if count:
+            means["gradient_norm"] = self._sums["gradient_norm"] / norms if norms else float("nan")
         self._sums.clear()
         speed, seconds = watch.read()
         epoch = self.update / self.updates_per_epoch if self.updates_per_epoch else 0.0
