@@ -7,6 +7,7 @@ import pytest
 from chart import CASES, CHART, pod, render, values_of, yaml
 from google.protobuf import text_format
 from ofa_serving.launcher.artifact import Artifact
+from ofa_serving.launcher.helm_values import helm_values
 from ofa_serving.launcher.settings import parse_settings
 from ofa_serving.launcher.shared_memory import required_bytes
 from ofa_serving.manifest import Manifest
@@ -41,15 +42,44 @@ def mebibytes(quantity):
     return int(number) * UNITS[unit]
 
 
-def test_shared_memory_is_what_the_launcher_asks_for_of_the_default_models():
+def default_artifact(device="cpu", max_in_flight=None):
+    """The recorded repository as a built checkpoint; ``max_in_flight`` instead of its own."""
     models = []
     for path in sorted((ROOT / "model_repository").glob("*/config.pbtxt")):
         models.append(text_format.Parse(path.read_text(), ModelConfig()))
+        if path.parent.name == "ofa_caption" and max_in_flight is not None:
+            models[-1].parameters["max_in_flight"].string_value = str(max_in_flight)
     manifest = Manifest.__new__(Manifest)
     object.__setattr__(manifest, "name", "ofa_caption")
-    needed = required_bytes(Artifact(ROOT, manifest, tuple(models)).memory())
+    object.__setattr__(manifest, "device", device)
+    return Artifact(ROOT, manifest, tuple(models))
+
+
+def test_shared_memory_is_what_the_launcher_asks_for_of_the_default_models():
+    needed = required_bytes(default_artifact().memory())
     size = yaml.safe_load((CHART / "values.yaml").read_text())["sharedMemory"]["sizeMiB"]
     assert size == -(-needed // 2**20)
+
+
+def test_the_charts_own_values_are_those_of_the_default_model():
+    chart = yaml.safe_load((CHART / "values.yaml").read_text())
+    for name, value in helm_values([default_artifact()]).items():
+        assert chart[name] == value or value.items() <= chart[name].items(), name
+
+
+def test_the_proxy_and_the_autoscaler_go_by_the_images_that_a_server_admits():
+    values = helm_values([default_artifact("gpu", 256)])
+    assert (values["proxy"], values["autoscaling"]) == ({"callsPerServer": 384}, {"imagesInFlight": 48})
+    documents = render(values)
+    assert documents["ConfigMap", "captions-proxy"]["data"]["upstreams.conf"].count("max_conns=384 ") == 2
+    targets = documents["HorizontalPodAutoscaler", "captions-server"]["spec"]["metrics"]
+    assert [metric["pods"]["target"]["averageValue"] for metric in targets] == ["3", "48", "0.5"]
+    twice = helm_values([default_artifact(), default_artifact()])
+    assert twice["proxy"] == {"callsPerServer": 192}
+
+
+def test_models_that_leave_their_calls_to_triton_leave_the_charts_values():
+    assert not {"proxy", "autoscaling"} & helm_values([default_artifact(max_in_flight=0)]).keys()
 
 
 @each_deployment
