@@ -124,7 +124,8 @@ def test_the_log_is_for_machines_and_the_launcher_reads_where_traces_go(defaults
     traced = render(values_of("gpu-s3-keda"))
     settings = parse_settings([], environment(server(traced)))
     assert (settings.trace_url, settings.trace_every) == ("http://collector.monitoring:4318/v1/traces", 100)
-    *_, collector = traced["NetworkPolicy", "captions-server"]["spec"]["egress"]
+    egress = traced["NetworkPolicy", "captions-server"]["spec"]["egress"]
+    (collector,) = [rule for rule in egress if "namespaceSelector" in rule.get("to", [{}])[0]]
     assert collector["to"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
 
 
@@ -178,6 +179,32 @@ def test_nothing_is_let_in_or_out_but_what_is_named(defaults):
     assert [port["port"] for port in captions["ports"]] == ["http", "grpc"]
     assert metrics["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
     assert [port["port"] for port in metrics["ports"]] == ["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "ports"),
+    [
+        ("", [443]),
+        ("https://storage.example.com", [443]),
+        ("https://storage.example.com:443/", [443]),
+        ("http://minio.storage.svc:9000", [443, 9000]),
+        ("http://minio.storage.svc/9001", [443, 80]),
+        ("http://[fd00::1]:9000", [443, 9000]),
+        ("http://[fd00::1]", [443, 80]),
+    ],
+)
+def test_a_server_reaches_the_bucket_wherever_it_is(endpoint, ports):
+    documents = render({"modelVolume": {"kind": "s3", "s3": {"uri": "s3://models", "endpoint": endpoint}}})
+    names, bucket = documents["NetworkPolicy", "captions-server"]["spec"]["egress"]
+    assert {port["port"] for port in names["ports"]} == {53}
+    assert [port["port"] for port in bucket["ports"]] == ports
+
+
+def test_a_server_reaches_what_the_operator_names():
+    agent = {"to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}], "ports": [{"port": 80}]}
+    policy = render({"networkPolicy": {"extraEgress": [agent]}})["NetworkPolicy", "captions-server"]["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert agent in policy["egress"]
 
 
 def test_the_metrics_leave_the_cluster_through_no_service(defaults):

@@ -125,6 +125,12 @@ image:
 {{- end }}
 {{- end }}
 
+{{- /* The port of a bucket's endpoint, a URL; without one it is AWS's. */}}
+{{- define "ofa.endpointPort" -}}
+{{- $url := urlParse . -}}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (ternary "80" "443" (eq $url.scheme "http")) -}}
+{{- end }}
+
 {{- /* The two queries to scale on, over all servers of the release, for KEDA and the recording rules. */}}
 {{- define "ofa.podMatch" -}}
 namespace="{{ .Release.Namespace }}",pod=~"{{ .Release.Name }}-server-.*"
