@@ -8,6 +8,7 @@ from chart import CASES, CHART, pod, render, values_of, yaml
 from google.protobuf import text_format
 from ofa_serving.launcher.artifact import Artifact
 from ofa_serving.launcher.helm_values import helm_values
+from ofa_serving.launcher.restarts import LONGEST_DELAY
 from ofa_serving.launcher.settings import parse_settings
 from ofa_serving.launcher.shared_memory import required_bytes
 from ofa_serving.manifest import Manifest
@@ -108,8 +109,16 @@ def test_a_real_caption_decides_over_start_and_life_and_a_cheap_question_over_tr
     assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": "http"}
     for name in ("startupProbe", "livenessProbe"):
         assert container[name]["timeoutSeconds"] >= PROBED_WITHIN + SPARE
+    start = int(environment(container)["OFA_START_TIMEOUT"])
     startup = container["startupProbe"]
-    assert startup["periodSeconds"] * startup["failureThreshold"] >= int(environment(container)["OFA_START_TIMEOUT"])
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= start
+
+
+@pytest.mark.parametrize("start", [10, 600, 601])
+def test_a_triton_that_the_launcher_starts_again_is_given_the_time(start):
+    life = server(render({"timing": {"start": start}}))["livenessProbe"]
+    given = life["periodSeconds"] * life["failureThreshold"]
+    assert start + LONGEST_DELAY <= given < start + LONGEST_DELAY + life["periodSeconds"]
 
 
 def test_the_launcher_reads_the_variables_that_the_chart_sets(defaults):
