@@ -295,6 +295,12 @@ def test_keys_let_nobody_in_without_a_name():
     assert secrets_of(documents) == {"captions-keys", "tls", "ca"}
 
 
+def test_the_proxys_deployment_can_name_the_secrets_that_start_it_anew():
+    documents = render(values_of("image-tls-canary"))
+    (names,) = documents["Deployment", "captions-proxy"]["metadata"]["annotations"].values()
+    assert set(names.split(",")) == secrets_of(documents)
+
+
 def secrets_of(documents):
     """The secrets that lie in the proxy's folder of files of the site."""
     site = next(volume for volume in pod(documents, "proxy")["volumes"] if volume["name"] == "site")
