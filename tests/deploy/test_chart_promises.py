@@ -1,6 +1,9 @@
 """What the chart promises: nothing lost at a stop, nobody let in, sizes that fit, the models read-only."""
 
 import re
+import threading
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from ofa_serving.launcher.restarts import LONGEST_DELAY
 from ofa_serving.launcher.settings import parse_settings
 from ofa_serving.launcher.shared_memory import required_bytes
 from ofa_serving.manifest import Manifest
+from proxy_process import MISSING, NGINX, ProxyProcess
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +25,11 @@ KILLED_AFTER_STOP = 10
 SPARE = 5
 PROBED_WITHIN = 14
 REMEMBERED_BY_DNS, REMEMBERED_BY_NGINX = 30, 5
+PROXIES = {
+    "podSelector": {
+        "matchLabels": {"app.kubernetes.io/name": "ofa-caption", "app.kubernetes.io/component": "proxy"},
+    }
+}
 UNITS = {"Mi": 1, "Gi": 2**10}
 
 each_deployment = pytest.mark.parametrize("case", DEPLOYMENTS)
@@ -257,9 +266,48 @@ def test_a_canary_gets_its_share_and_both_sides_find_each_other():
     assert re.search(r"split_clients \$request_id \$track {\s+10% canary;\s+\* stable;\s+}", text)
     assert "server captions-next-server.vision.svc.cluster.local:8001 resolve" in text
     assert not any(kind == "ConfigMap" for kind, _ in canary)
-    admitted = canary["NetworkPolicy", "captions-server"]["spec"]["ingress"][0]["from"]
-    labels = {"app.kubernetes.io/name": "ofa-caption", "app.kubernetes.io/component": "proxy"}
-    assert {"podSelector": {"matchLabels": labels}} in admitted
+    assert admitted(canary) == [PROXIES]
+
+
+def test_clients_come_to_the_servers_only_where_there_is_no_proxy_and_they_may():
+    shop = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}
+    clients = {"clientNamespaces": ["shop"]}
+    assert admitted(render({"networkPolicy": clients})) == [PROXIES]
+    direct = render({"proxy": {"enabled": False}, "networkPolicy": clients})
+    assert admitted(direct) == [PROXIES, {"podSelector": {}}, shop]
+
+
+def admitted(documents):
+    """Who may ask the servers for captions."""
+    return documents["NetworkPolicy", "captions-server"]["spec"]["ingress"][0]["from"]
+
+
+@pytest.mark.skipif(NGINX is None, reason=MISSING)
+def test_a_broken_canary_leaves_the_proxy_ready(tmp_path):
+    values = {"proxy": {"canary": {"release": "captions-next", "percent": 99}}}
+    upstreams = render(values)["ConfigMap", "captions-proxy"]["data"]["upstreams.conf"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), ReadyHandler) as stable:
+        threading.Thread(target=stable.serve_forever, daemon=True).start()
+        for release, port in (("captions", stable.server_port), ("captions-next", 1)):
+            upstreams = re.sub(rf"server {release}-server\.\S+ resolve", f"server 127.0.0.1:{port}", upstreams)
+        proxy = ProxyProcess(tmp_path / "proxy", [])
+        (proxy.site / "upstreams.conf").write_text(re.sub(r"resolver \S+ ", "resolver 127.0.0.1 ", upstreams))
+        with proxy:
+            for _ in range(10):
+                assert urllib.request.urlopen(f"{proxy.health_url}/ready", timeout=5).status == 200
+        stable.shutdown()
+
+
+class ReadyHandler(BaseHTTPRequestHandler):
+    """A server that is ready."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Keep still."""
 
 
 @each_deployment
