@@ -1,15 +1,21 @@
 """What the chart promises: nothing lost at a stop, nobody let in, sizes that fit, the models read-only."""
 
 import re
+import threading
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from chart import CASES, CHART, pod, render, values_of, yaml
 from google.protobuf import text_format
 from ofa_serving.launcher.artifact import Artifact
+from ofa_serving.launcher.helm_values import helm_values
+from ofa_serving.launcher.restarts import LONGEST_DELAY
 from ofa_serving.launcher.settings import parse_settings
 from ofa_serving.launcher.shared_memory import required_bytes
 from ofa_serving.manifest import Manifest
+from proxy_process import MISSING, NGINX, ProxyProcess
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +24,12 @@ DEPLOYMENTS = [case for case in CASES if case != "kserve"]
 KILLED_AFTER_STOP = 10
 SPARE = 5
 PROBED_WITHIN = 14
+REMEMBERED_BY_DNS, REMEMBERED_BY_NGINX = 30, 5
+PROXIES = {
+    "podSelector": {
+        "matchLabels": {"app.kubernetes.io/name": "ofa-caption", "app.kubernetes.io/component": "proxy"},
+    }
+}
 UNITS = {"Mi": 1, "Gi": 2**10}
 
 each_deployment = pytest.mark.parametrize("case", DEPLOYMENTS)
@@ -41,15 +53,44 @@ def mebibytes(quantity):
     return int(number) * UNITS[unit]
 
 
-def test_shared_memory_is_what_the_launcher_asks_for_of_the_default_models():
+def default_artifact(device="cpu", max_in_flight=None):
+    """The recorded repository as a built checkpoint; ``max_in_flight`` instead of its own."""
     models = []
     for path in sorted((ROOT / "model_repository").glob("*/config.pbtxt")):
         models.append(text_format.Parse(path.read_text(), ModelConfig()))
+        if path.parent.name == "ofa_caption" and max_in_flight is not None:
+            models[-1].parameters["max_in_flight"].string_value = str(max_in_flight)
     manifest = Manifest.__new__(Manifest)
     object.__setattr__(manifest, "name", "ofa_caption")
-    needed = required_bytes(Artifact(ROOT, manifest, tuple(models)).memory())
+    object.__setattr__(manifest, "device", device)
+    return Artifact(ROOT, manifest, tuple(models))
+
+
+def test_shared_memory_is_what_the_launcher_asks_for_of_the_default_models():
+    needed = required_bytes(default_artifact().memory())
     size = yaml.safe_load((CHART / "values.yaml").read_text())["sharedMemory"]["sizeMiB"]
     assert size == -(-needed // 2**20)
+
+
+def test_the_charts_own_values_are_those_of_the_default_model():
+    chart = yaml.safe_load((CHART / "values.yaml").read_text())
+    for name, value in helm_values([default_artifact()]).items():
+        assert chart[name] == value or value.items() <= chart[name].items(), name
+
+
+def test_the_proxy_and_the_autoscaler_go_by_the_images_that_a_server_admits():
+    values = helm_values([default_artifact("gpu", 256)])
+    assert (values["proxy"], values["autoscaling"]) == ({"callsPerServer": 384}, {"imagesInFlight": 48})
+    documents = render(values)
+    assert documents["ConfigMap", "captions-proxy"]["data"]["upstreams.conf"].count("max_conns=384 ") == 2
+    targets = documents["HorizontalPodAutoscaler", "captions-server"]["spec"]["metrics"]
+    assert [metric["pods"]["target"]["averageValue"] for metric in targets] == ["3", "48", "0.5"]
+    twice = helm_values([default_artifact(), default_artifact()])
+    assert twice["proxy"] == {"callsPerServer": 192}
+
+
+def test_models_that_leave_their_calls_to_triton_leave_the_charts_values():
+    assert not {"proxy", "autoscaling"} & helm_values([default_artifact(max_in_flight=0)]).keys()
 
 
 @each_deployment
@@ -68,7 +109,7 @@ def test_the_grace_period_covers_the_pause_the_drain_and_the_kill(case):
     pause = server(documents)["lifecycle"]["preStop"]["sleep"]["seconds"]
     drain = int(environment(server(documents))["OFA_STOP_TIMEOUT"])
     assert pod(documents, "server")["terminationGracePeriodSeconds"] == pause + drain + KILLED_AFTER_STOP + SPARE
-    assert 10 <= pause <= 15
+    assert pause >= REMEMBERED_BY_DNS + REMEMBERED_BY_NGINX
 
 
 @each_deployment
@@ -78,8 +119,16 @@ def test_a_real_caption_decides_over_start_and_life_and_a_cheap_question_over_tr
     assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": "http"}
     for name in ("startupProbe", "livenessProbe"):
         assert container[name]["timeoutSeconds"] >= PROBED_WITHIN + SPARE
+    start = int(environment(container)["OFA_START_TIMEOUT"])
     startup = container["startupProbe"]
-    assert startup["periodSeconds"] * startup["failureThreshold"] >= int(environment(container)["OFA_START_TIMEOUT"])
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= start
+
+
+@pytest.mark.parametrize("start", [10, 600, 601])
+def test_a_triton_that_the_launcher_starts_again_is_given_the_time(start):
+    life = server(render({"timing": {"start": start}}))["livenessProbe"]
+    given = life["periodSeconds"] * life["failureThreshold"]
+    assert start + LONGEST_DELAY <= given < start + LONGEST_DELAY + life["periodSeconds"]
 
 
 def test_the_launcher_reads_the_variables_that_the_chart_sets(defaults):
@@ -94,7 +143,8 @@ def test_the_log_is_for_machines_and_the_launcher_reads_where_traces_go(defaults
     traced = render(values_of("gpu-s3-keda"))
     settings = parse_settings([], environment(server(traced)))
     assert (settings.trace_url, settings.trace_every) == ("http://collector.monitoring:4318/v1/traces", 100)
-    *_, collector = traced["NetworkPolicy", "captions-server"]["spec"]["egress"]
+    egress = traced["NetworkPolicy", "captions-server"]["spec"]["egress"]
+    (collector,) = [rule for rule in egress if "namespaceSelector" in rule.get("to", [{}])[0]]
     assert collector["to"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
 
 
@@ -150,6 +200,32 @@ def test_nothing_is_let_in_or_out_but_what_is_named(defaults):
     assert [port["port"] for port in metrics["ports"]] == ["metrics"]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "ports"),
+    [
+        ("", [443]),
+        ("https://storage.example.com", [443]),
+        ("https://storage.example.com:443/", [443]),
+        ("http://minio.storage.svc:9000", [443, 9000]),
+        ("http://minio.storage.svc/9001", [443, 80]),
+        ("http://[fd00::1]:9000", [443, 9000]),
+        ("http://[fd00::1]", [443, 80]),
+    ],
+)
+def test_a_server_reaches_the_bucket_wherever_it_is(endpoint, ports):
+    documents = render({"modelVolume": {"kind": "s3", "s3": {"uri": "s3://models", "endpoint": endpoint}}})
+    names, bucket = documents["NetworkPolicy", "captions-server"]["spec"]["egress"]
+    assert {port["port"] for port in names["ports"]} == {53}
+    assert [port["port"] for port in bucket["ports"]] == ports
+
+
+def test_a_server_reaches_what_the_operator_names():
+    agent = {"to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}], "ports": [{"port": 80}]}
+    policy = render({"networkPolicy": {"extraEgress": [agent]}})["NetworkPolicy", "captions-server"]["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert agent in policy["egress"]
+
+
 def test_the_metrics_leave_the_cluster_through_no_service(defaults):
     public = defaults["Service", "captions"]["spec"]["ports"]
     assert {port["name"] for port in public} == {"http", "grpc"}
@@ -190,9 +266,48 @@ def test_a_canary_gets_its_share_and_both_sides_find_each_other():
     assert re.search(r"split_clients \$request_id \$track {\s+10% canary;\s+\* stable;\s+}", text)
     assert "server captions-next-server.vision.svc.cluster.local:8001 resolve" in text
     assert not any(kind == "ConfigMap" for kind, _ in canary)
-    admitted = canary["NetworkPolicy", "captions-server"]["spec"]["ingress"][0]["from"]
-    labels = {"app.kubernetes.io/name": "ofa-caption", "app.kubernetes.io/component": "proxy"}
-    assert {"podSelector": {"matchLabels": labels}} in admitted
+    assert admitted(canary) == [PROXIES]
+
+
+def test_clients_come_to_the_servers_only_where_there_is_no_proxy_and_they_may():
+    shop = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}
+    clients = {"clientNamespaces": ["shop"]}
+    assert admitted(render({"networkPolicy": clients})) == [PROXIES]
+    direct = render({"proxy": {"enabled": False}, "networkPolicy": clients})
+    assert admitted(direct) == [PROXIES, {"podSelector": {}}, shop]
+
+
+def admitted(documents):
+    """Who may ask the servers for captions."""
+    return documents["NetworkPolicy", "captions-server"]["spec"]["ingress"][0]["from"]
+
+
+@pytest.mark.skipif(NGINX is None, reason=MISSING)
+def test_a_broken_canary_leaves_the_proxy_ready(tmp_path):
+    values = {"proxy": {"canary": {"release": "captions-next", "percent": 99}}}
+    upstreams = render(values)["ConfigMap", "captions-proxy"]["data"]["upstreams.conf"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), ReadyHandler) as stable:
+        threading.Thread(target=stable.serve_forever, daemon=True).start()
+        for release, port in (("captions", stable.server_port), ("captions-next", 1)):
+            upstreams = re.sub(rf"server {release}-server\.\S+ resolve", f"server 127.0.0.1:{port}", upstreams)
+        proxy = ProxyProcess(tmp_path / "proxy", [])
+        (proxy.site / "upstreams.conf").write_text(re.sub(r"resolver \S+ ", "resolver 127.0.0.1 ", upstreams))
+        with proxy:
+            for _ in range(10):
+                assert urllib.request.urlopen(f"{proxy.health_url}/ready", timeout=5).status == 200
+        stable.shutdown()
+
+
+class ReadyHandler(BaseHTTPRequestHandler):
+    """A server that is ready."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Keep still."""
 
 
 @each_deployment
@@ -226,6 +341,12 @@ def test_keys_let_nobody_in_without_a_name():
     assert "keys.conf" not in files
     assert "ssl_verify_client optional;" in files["client_certificates.conf"]
     assert secrets_of(documents) == {"captions-keys", "tls", "ca"}
+
+
+def test_the_proxys_deployment_can_name_the_secrets_that_start_it_anew():
+    documents = render(values_of("image-tls-canary"))
+    (names,) = documents["Deployment", "captions-proxy"]["metadata"]["annotations"].values()
+    assert set(names.split(",")) == secrets_of(documents)
 
 
 def secrets_of(documents):

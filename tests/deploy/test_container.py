@@ -69,10 +69,11 @@ def refuse(_canary, _url, _timeout):
     raise Busy("ofa_caption could not caption its known image: OVERLOADED: too many requests")
 
 
-def test_the_charts_values_hold_the_shared_memory_that_the_launcher_asks_for(artifacts, capsys):
+def test_the_charts_values_hold_the_sizes_that_the_launcher_and_the_models_ask_for(artifacts, capsys):
     artifacts(CASE)
     assert helm_values.main([CASE.model_name, f"--artifacts={artifacts.folder}"]) == 0
     values = json.loads(capsys.readouterr().out)
     needed = required_bytes(load_artifact(artifacts.folder, CASE.model_name).memory())
     assert (values["sharedMemory"]["sizeMiB"] - 1) * 2**20 < needed <= values["sharedMemory"]["sizeMiB"] * 2**20
     assert (values["models"], values["profile"]) == ([CASE.model_name], "cpu")
+    assert (values["proxy"], values["autoscaling"]) == ({"callsPerServer": 96}, {"imagesInFlight": 12})

@@ -31,6 +31,12 @@ def at(rate, seconds=0.2, **changes):
     return dataclasses.replace(summarise(Step(0, 10, rate), BEGIN, results, COUNTERS), **changes)
 
 
+def beyond(rate, capacity, seconds=0.2):
+    """The summary of a step of ten seconds at a server that answers ``capacity`` requests a second, in turn."""
+    results = [result(index / rate, seconds + index / capacity - index / rate) for index in range(int(10 * rate))]
+    return summarise(Step(0, 10, rate), BEGIN, results, COUNTERS)
+
+
 def test_a_step_counts_the_requests_that_were_due_in_it():
     results = [result(1), result(9), result(10), result(-1)]
     assert summarise(Step(0, 10, 1), BEGIN, results, {}).requests == 2
@@ -44,9 +50,17 @@ def test_times_are_those_of_right_captions_alone():
 
 
 def test_a_backlog_that_is_worked_off_later_is_no_throughput():
-    prompt, late = at(10), at(10, seconds=30)
-    assert prompt.answered_ratio == pytest.approx(1, abs=0.03)
-    assert late.answered_ratio < 0.3
+    assert at(10).answered_ratio == 1
+    late = beyond(10, capacity=2.5)
+    assert late.answered_ratio == pytest.approx(0.25, abs=0.01)
+    assert late.answered_per_second == pytest.approx(2.5, abs=0.1)
+
+
+def test_a_slow_server_that_keeps_up_is_not_charged_for_its_last_captions():
+    assert at(4, seconds=3).answered_ratio == 1
+    slow = [dataclasses.replace(result(index, 3), name="beam 10") for index in range(10)]
+    mixed = summarise(Step(0, 10, 2), BEGIN, [*slow, *(result(index, 0.2) for index in range(10))], {})
+    assert mixed.answered_ratio == 1
 
 
 def test_the_servers_counters_give_batches_and_stages():
@@ -57,8 +71,9 @@ def test_the_servers_counters_give_batches_and_stages():
 
 def test_the_knee_is_the_last_rate_that_the_server_keeps_up_with():
     summaries = [at(1), at(2), at(4), at(8, seconds=3.0)]
-    assert knee(summaries) == pytest.approx(4, rel=0.05)
-    assert knee([at(1, seconds=60)]) is None
+    assert knee(summaries) == 4
+    assert knee([at(1), at(2), beyond(4, capacity=3)]) == 2
+    assert knee([beyond(1, capacity=0.5)]) is None
 
 
 def test_replicas_run_at_65_percent_of_the_knee_with_one_to_spare():

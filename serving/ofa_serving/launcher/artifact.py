@@ -69,20 +69,24 @@ class Artifact:
         """How many requests the public model has in its stages at a time; 0 if it leaves the calls to Triton."""
         return next(_limit(model, "max_running") or 0 for model in self.models if model.name == self.name)
 
+    @property
+    def max_in_flight(self) -> int:
+        """How many images the public model admits at a time; 0 if it leaves that to Triton."""
+        return next(_limit(model, "max_in_flight") or 0 for model in self.models if model.name == self.name)
+
     def memory(self) -> list[ModelMemory]:
         """Return what each model keeps in shared memory; those of native backends, and an ensemble, keep nothing.
 
         The public model holds what its stages answer beside its own tensors, and no stage has more requests than it.
         """
-        admitted = next(_limit(model, "max_in_flight") for model in self.models if model.name == self.name)
         memory = []
         for model in self.models:
             tensors = [*model.input, *model.output]
             in_flight = _limit(model, "max_in_flight")
             if model.name == self.name:
                 tensors += [tensor for stage in self.models if stage is not model for tensor in stage.output]
-            elif admitted is not None and in_flight is not None:
-                in_flight = min(in_flight, admitted)
+            elif self.max_in_flight and in_flight is not None:
+                in_flight = min(in_flight, self.max_in_flight)
             if model.backend in _IN_SHARED_MEMORY:
                 count = in_flight or max(model.max_batch_size, 1)
                 memory.append(ModelMemory(_instances(model), count, sum(map(_tensor_bytes, tensors))))

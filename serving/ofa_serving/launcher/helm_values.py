@@ -1,12 +1,14 @@
 """``ofa-helm-values``: what a built checkpoint decides of the Helm chart's values, as JSON, which Helm reads as YAML.
 
-The chart's shared memory comes from the computation that the launcher checks at start.
+The chart's shared memory comes from the computation that the launcher checks at start; what its proxy lets through, and
+what its autoscaler takes for full, from the images that the models admit.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +19,12 @@ from ofa_serving.launcher.settings import parse_settings
 from ofa_serving.launcher.shared_memory import required_bytes
 
 _MEBIBYTE = 2**20
+
+_CALLS = 3 / 2
+"""Calls let through for each image that is admitted: the server refuses the others itself, and counts them."""
+
+_BUSY = 3 / 16
+"""Of the images that a server admits, those at which more servers are wanted."""
 
 logger = logging.getLogger("ofa-helm-values")
 
@@ -42,8 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def helm_values(artifacts: Sequence[Artifact]) -> dict[str, Any]:
     """Return the chart's values for a server of ``artifacts``; sizes in MiB, rounded up."""
     required = required_bytes(memory for artifact in artifacts for memory in artifact.memory())
-    return {
+    values: dict[str, Any] = {
         "models": [artifact.name for artifact in artifacts],
         "profile": "gpu" if any(artifact.needs_gpu for artifact in artifacts) else "cpu",
         "sharedMemory": {"sizeMiB": -(-required // _MEBIBYTE)},
     }
+    if all(artifact.max_in_flight for artifact in artifacts):
+        admitted = sum(artifact.max_in_flight for artifact in artifacts)
+        values["proxy"] = {"callsPerServer": math.ceil(admitted * _CALLS)}
+        values["autoscaling"] = {"imagesInFlight": math.ceil(admitted * _BUSY)}
+    return values

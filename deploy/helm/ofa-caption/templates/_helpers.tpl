@@ -68,7 +68,10 @@ seccompProfile:
 
 {{- /* Ready is Triton's own word, asked often. Whether it captions is asked of the server itself: a model's process
        that has died leaves Triton ready. A server that is busy passes.
-       The probe takes 14 s at most, and Python its start. */}}
+       The probe takes 14 s at most, and Python its start.
+       A Triton that dies or hangs is started again in place by the launcher's own watch, while the readiness probe
+       keeps traffic away; its models get `start` seconds then, after up to 30 of back-off. The liveness probe is for a
+       launcher that does not manage that: sooner, it would end every start that outlasts its patience. */}}
 {{- define "ofa.probes" -}}
 startupProbe:
   exec:
@@ -88,7 +91,7 @@ livenessProbe:
     command: [ofa-probe]
   periodSeconds: 20
   timeoutSeconds: 20
-  failureThreshold: 3
+  failureThreshold: {{ div (add .Values.timing.start 30 19) 20 }}
 {{- end }}
 
 {{- define "ofa.scratchVolumes" -}}
@@ -123,6 +126,12 @@ image:
   pullPolicy: {{ .image.pullPolicy }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- /* The port of a bucket's endpoint, a URL; without one it is AWS's. */}}
+{{- define "ofa.endpointPort" -}}
+{{- $url := urlParse . -}}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (ternary "80" "443" (eq $url.scheme "http")) -}}
 {{- end }}
 
 {{- /* The two queries to scale on, over all servers of the release, for KEDA and the recording rules. */}}

@@ -62,7 +62,7 @@ resolver_timeout 5s;
 upstream {{ $track }}_{{ $kind }} {
     zone {{ $track }}_{{ $kind }} 256k;
     least_conn;
-    server {{ $release }}-server.{{ $domain }}:{{ $port }} resolve max_conns=96 {{ $failing }};
+    server {{ $release }}-server.{{ $domain }}:{{ $port }} resolve max_conns={{ $proxy.callsPerServer }} {{ $failing }};
     keepalive 64;
 }
 {{- end }}
