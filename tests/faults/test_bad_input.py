@@ -166,6 +166,13 @@ def test_bad_images_by_curl(server, tmp_path, image, code):
     assert body["error"].startswith(f"{code}: ")
 
 
+def test_an_image_of_megabytes_by_curl(server, tmp_path):
+    (tmp_path / "image").write_bytes(PHOTO + bytes(5 * 10**6))
+    status, _, data = over_curl(server, MODEL, tmp_path / "image")
+    assert status == 200
+    assert over_grpc(server, MODEL, [PHOTO])["caption"][0, 0] in data
+
+
 def refused(code, ask, *request, **parameters):
     """The message of a refusal: its code first, the client's fault by status, and nothing of the server's inside."""
     error = failure(ask, *request, **parameters)
