@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 60.0
 """Seconds a request may take unless told otherwise."""
 
-_LONGEST_TIMEOUT = 86_400.0
+LONGEST_TIMEOUT = 86_400.0
+"""Seconds."""
 
 
 class AsyncCaptioner:
@@ -279,6 +280,6 @@ def _refuse_num_captions(options: Mapping[str, object]) -> None:
 
 
 def _checked_timeout(seconds: float) -> float:
-    if not (math.isfinite(seconds) and 0 < seconds <= _LONGEST_TIMEOUT):
-        raise ValueError(f"a timeout is above 0 and at most {_LONGEST_TIMEOUT:g} seconds, not {seconds!r}")
+    if not (math.isfinite(seconds) and 0 < seconds <= LONGEST_TIMEOUT):
+        raise ValueError(f"a timeout is above 0 and at most {LONGEST_TIMEOUT:g} seconds, not {seconds!r}")
     return float(seconds)

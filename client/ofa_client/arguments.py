@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, TypeVar
 
 from ofa_client import contract
-from ofa_client.aio import DEFAULT_TIMEOUT
+from ofa_client.aio import DEFAULT_TIMEOUT, LONGEST_TIMEOUT
 from ofa_client.bulk.formats import FORMATS
 from ofa_client.bulk.shard import Shard
 from ofa_client.many import DEFAULT_CONCURRENCY
@@ -56,7 +55,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     _add_server(parser.add_argument_group("server"))
     _add_data(parser.add_argument_group("data set"))
     _add_lines(parser.add_argument_group("standard output"))
-    _add_search(parser.add_argument_group("search", "What is not given is the checkpoint's default."))
+    _add_search(parser.add_argument_group("search", "What shows no default here has the checkpoint's."))
     parsed = parser.parse_args(arguments)
     if parsed.details and not (parsed.json or parsed.output):
         parser.error("--details needs --json or --output")
@@ -155,15 +154,15 @@ def _positive(text: str) -> int:
 
 def _seconds(text: str) -> float:
     number = _number(text, float)
-    if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    if not 0 < number <= LONGEST_TIMEOUT:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most {LONGEST_TIMEOUT:g}, not {text}")
     return number
 
 
 def _patience(text: str) -> float:
     number = _number(text, float)
-    if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
+    if not 0 <= number <= LONGEST_TIMEOUT:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and at most {LONGEST_TIMEOUT:g}, not {text}")
     return number
 
 

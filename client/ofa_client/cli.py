@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from ofa_client.aio import LONGEST_TIMEOUT
 from ofa_client.arguments import parse_arguments, search_options
 from ofa_client.bulk.items import Columns, Inputs
 from ofa_client.bulk.journal import JournalError
@@ -98,7 +99,8 @@ def _captioner(parsed: argparse.Namespace) -> Captioner:
     return Captioner(
         [url.strip() for url in parsed.url.split(",")],
         model=parsed.model,
-        timeout=2 * parsed.timeout + patience,  # fetching the image, what the retries take, and the last attempt
+        # Fetching the image, what the retries take, and the last attempt.
+        timeout=min(2 * parsed.timeout + patience, LONGEST_TIMEOUT),
         retry=Retry(attempts=_MANY_ATTEMPTS, patience=patience, attempt_timeout=parsed.timeout),
         api_key=parsed.api_key,
         headers=parsed.header,
@@ -112,15 +114,18 @@ def _captioner(parsed: argparse.Namespace) -> Captioner:
 def _list(inputs: Inputs, parsed: argparse.Namespace) -> int:
     """Name what is left to do, one key a line, and count it on standard error; no file is touched."""
     files = _files(parsed)
-    known = files.known(parsed.retry_failed) if files else KeySet()
-    done = left = 0
+    known, met = files.known(parsed.retry_failed) if files else KeySet(), KeySet()
+    done = left = repeated = 0
     for item in inputs:
-        if known.add(item.key):
+        if not met.add(item.key):
+            repeated += 1
+        elif known.add(item.key):
             sys.stdout.write(f"{item.key}\n")
             left += 1
         else:
             done += 1
-    sys.stderr.write(f"{left} images to caption, {done} done already\n")
+    repeats = f", {repeated} named again" if repeated else ""
+    sys.stderr.write(f"{left} images to caption, {done} done already{repeats}\n")
     return 0
 
 

@@ -253,9 +253,9 @@ def test_a_dry_run_names_what_is_left_and_touches_nothing(ofa_caption, photos, t
     ofa_caption("photos/0001.jpg", "--output", "captions.jsonl")
     before = sorted(path.name for path in tmp_path.iterdir()), (tmp_path / "captions.jsonl").read_bytes()
     away = f"grpc://127.0.0.1:{closed_port}"
-    result = ofa_caption("photos", "--output", "captions.jsonl", "--dry-run", "--url", away)
+    result = ofa_caption("photos", "photos/0000.jpg", "--output", "captions.jsonl", "--dry-run", "--url", away)
     assert result.stdout.splitlines() == ["photos/0000.jpg", "photos/0002.jpg", "photos/0003.jpg"]
-    assert (result.stderr, result.returncode) == ("3 images to caption, 1 done already\n", 0)
+    assert (result.stderr, result.returncode) == ("3 images to caption, 1 done already, 1 named again\n", 0)
     assert (sorted(path.name for path in tmp_path.iterdir()), (tmp_path / "captions.jsonl").read_bytes()) == before
 
 

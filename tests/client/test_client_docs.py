@@ -141,6 +141,19 @@ def test_curl(run, number):
         assert len(score["data"]) == 3
 
 
+def test_curl_shows_a_caption_of_any_script(run, folder, script):
+    (folder / "photo.jpg").write_bytes(script(captions=["一只猫"]))
+    assert "一只猫" in run("bash", "-c", blocks(HTTP, "bash")[0])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_curl_fails_where_there_is_no_server(run, number, closed_port):
+    answer = run(
+        "bash", "-c", f"! {{ {blocks(HTTP, 'bash')[number]}\n}} 2>&1", OFA_HTTP=f"http://127.0.0.1:{closed_port}"
+    )
+    assert "connect" in answer
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node.js")
 def test_javascript(run, folder):
     [program] = blocks(HTTP, "js")

@@ -97,6 +97,12 @@ def test_without_a_key_nobody_gets_in(closed, headers):
     assert refusal(closed, "/v2/health/ready", None, headers, tls(closed)) == (401, "ACCESS_REFUSED")
 
 
+def test_plain_http_and_headers_without_end_are_refused_in_the_servers_words(closed):
+    plain = SimpleNamespace(http_url=closed.http_url.replace("https://", "http://"))
+    assert refusal(plain, "/v2/health/ready") == (400, "INVALID_REQUEST")
+    assert refusal(closed, "/v2/health/ready", None, {"X": "x" * 40_000}, tls(closed)) == (400, "INVALID_REQUEST")
+
+
 def test_a_certificate_lets_in_and_a_strangers_does_not(closed):
     assert http(closed, INFER, IMAGE, RAW, tls(closed, "client"))[0] == 200
     assert refusal(closed, INFER, IMAGE, RAW, tls(closed, "impostor")) == (401, "ACCESS_REFUSED")
