@@ -9,9 +9,9 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,14 +20,10 @@ from ofa_client.page.render import captions_html, error_html
 from ofa_client.page.texts import LANGUAGES, TEXTS, preferred_language
 from ofa_client.results import Caption
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KNOWN = json.loads((EXAMPLES / "captions.json").read_text(encoding="utf-8"))
-CHROMIUM = shutil.which("chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-WAIT_MS = 60_000
 
 
 @pytest.fixture(scope="session")
@@ -42,33 +38,10 @@ def page_url():
         process.terminate()
 
 
-@pytest.fixture(scope="session")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser, page_url):
+def visit(open_window, page_url):
     """Open the page in a window of its own."""
-    contexts = []
-
-    def open_page(width=1280, height=900, locale="en-US"):
-        context = browser.new_context(viewport={"width": width, "height": height}, locale=locale)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(WAIT_MS)
-        page.goto(page_url)
-        page.locator(".ofa-waiting").wait_for()
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
+    return partial(open_window, page_url)
 
 
 def picture(width, height):
@@ -83,6 +56,11 @@ def upload(page, name, data=None):
     page.locator("input[type=file]").first.set_input_files(file)
 
 
+def expect_error(page, code, language="en"):
+    words = TEXTS[language][code]
+    expect(page.get_by_role("alert")).to_have_text(words, use_inner_text=True)
+
+
 def best(page):
     return page.locator(".ofa-captions .ofa-text").first
 
@@ -90,28 +68,40 @@ def best(page):
 def test_an_uploaded_picture_gets_captions_scores_and_times(visit):
     page = visit()
     upload(page, "owl.png")
-    expect(best(page)).to_have_text(KNOWN["owl.png"], timeout=WAIT_MS)
-    assert page.locator(".ofa-captions li").count() == 3
+    expect(best(page)).to_have_text(KNOWN["owl.png"])
+    assert page.locator(".ofa-captions li").count() == 1  # the checkpoint's own number
+    assert page.locator(".ofa-times li").count() == 1 + 5
+
+
+def ask_for_captions(page, number):
+    page.get_by_text("Options").click()
+    box = page.get_by_label("number input for Captions")
+    box.wait_for()
+    page.wait_for_timeout(1000)  # as a visitor needs to reach for it; the options are made when they are opened
+    box.fill(number)
+    box.press("Tab")
+    expect(page.get_by_label("range slider for Captions")).to_have_value(number)
+    page.get_by_text("Options").click()
+
+
+def test_the_number_of_captions_is_an_option(visit):
+    page = visit()
+    ask_for_captions(page, "3")
+    upload(page, "owl.png")
+    expect(page.locator(".ofa-captions li")).to_have_count(3)
     scores = [float(text) for text in page.locator(".ofa-score").all_text_contents()]
     assert scores == sorted(scores, reverse=True)
-    assert page.locator(".ofa-times li").count() == 1 + 5
     if "OFA_SCREENSHOT" in os.environ:
         page.set_viewport_size({"width": 1280, "height": 680})
         page.wait_for_timeout(500)
         page.screenshot(path=os.environ["OFA_SCREENSHOT"])
 
 
-def test_the_number_of_captions_is_an_option(visit):
+def test_more_captions_than_the_models_own_beams_are_refused_in_words(visit):
     page = visit()
-    page.get_by_text("Options").click()
-    number = page.get_by_label("number input for Captions")
-    number.wait_for()
-    page.wait_for_timeout(1000)  # as a visitor needs to reach for it; the options are made when they are opened
-    number.fill("2")
-    number.press("Tab")
-    expect(page.get_by_label("range slider for Captions")).to_have_value("2")
+    ask_for_captions(page, "16")
     upload(page, "owl.png")
-    expect(page.locator(".ofa-captions li")).to_have_count(2, timeout=WAIT_MS)
+    expect_error(page, "INVALID_PARAMETER")
 
 
 @pytest.mark.parametrize("size", [(300, 900), (900, 300)])
@@ -132,7 +122,7 @@ def test_a_picture_is_shown_whole(visit, size, width):
 def test_an_example_is_captioned_by_a_click(visit):
     page = visit()
     page.get_by_role("button").filter(has=page.locator("img[alt*='boat'], img[src*='boat']")).first.click()
-    expect(best(page)).to_have_text(KNOWN["boat.png"], timeout=WAIT_MS)
+    expect(best(page)).to_have_text(KNOWN["boat.png"])
 
 
 @pytest.mark.parametrize(
@@ -143,11 +133,11 @@ def test_a_bad_file_is_said_in_words_and_the_next_works(visit, name, data, code)
     page = visit()
     whole = (EXAMPLES / "images/owl.png").read_bytes()
     upload(page, name, data or whole[: len(whole) // 2])
-    expect(page.get_by_role("alert")).to_have_text(TEXTS["en"][code], timeout=WAIT_MS)
+    expect_error(page, code)
     assert "/tmp" not in page.inner_text("body")
     page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
     upload(page, "owl.png")
-    expect(best(page)).to_have_text(KNOWN["owl.png"], timeout=WAIT_MS)
+    expect(best(page)).to_have_text(KNOWN["owl.png"])
 
 
 def test_an_address_of_this_network_is_refused(visit, page_url):
@@ -155,13 +145,13 @@ def test_an_address_of_this_network_is_refused(visit, page_url):
     box = page.get_by_label("Address of a picture")
     box.fill(f"{page_url}favicon.ico")
     box.press("Enter")
-    expect(page.get_by_role("alert")).to_have_text(TEXTS["en"]["FETCH_FAILED"], timeout=WAIT_MS)
+    expect_error(page, "FETCH_FAILED")
 
 
 def test_it_fits_a_telephone(visit):
     page = visit(width=390, height=844)
     upload(page, "owl.png")
-    expect(best(page)).to_have_text(KNOWN["owl.png"], timeout=WAIT_MS)
+    expect(best(page)).to_have_text(KNOWN["owl.png"])
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     title, languages = page.get_by_role("heading").first.bounding_box(), page.get_by_text("English").bounding_box()
     assert title["y"] + title["height"] <= languages["y"]  # one above the other
@@ -172,19 +162,19 @@ def test_it_fits_a_telephone(visit):
 
 def test_a_chinese_browser_gets_chinese(visit):
     page = visit(locale="zh-CN")
-    expect(page.get_by_role("heading", name=TEXTS["zh"]["title"])).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_role("heading", name=TEXTS["zh"]["title"])).to_be_visible()
     expect(page.get_by_role("button", name=TEXTS["zh"]["button"])).to_be_visible()
     upload(page, "notes.jpg", b"no image at all")
-    expect(page.get_by_role("alert")).to_have_text(TEXTS["zh"]["UNSUPPORTED_FORMAT"], timeout=WAIT_MS)
+    expect_error(page, "UNSUPPORTED_FORMAT", "zh")
 
 
 def test_the_language_can_be_changed(visit):
     page = visit()
     upload(page, "owl.png")
-    expect(best(page)).to_have_text(KNOWN["owl.png"], timeout=WAIT_MS)
+    expect(best(page)).to_have_text(KNOWN["owl.png"])
     page.get_by_label("中文").click()
-    expect(page.get_by_role("heading", name=TEXTS["zh"]["title"])).to_be_visible(timeout=WAIT_MS)
-    expect(page.locator(".ofa-times")).to_contain_text(TEXTS["zh"]["encode"], timeout=WAIT_MS)
+    expect(page.get_by_role("heading", name=TEXTS["zh"]["title"])).to_be_visible()
+    expect(page.locator(".ofa-times")).to_contain_text(TEXTS["zh"]["encode"], use_inner_text=True)
 
 
 def test_no_word_is_missing_in_a_language():
@@ -198,8 +188,11 @@ def test_the_browsers_language_is_begun_with(header, language):
     assert preferred_language(header) == language
 
 
-def test_captions_cannot_bring_markup():
-    shown = captions_html([Caption("<script>alert(1)</script>", -0.5, timing_ms={"encode": 1.0})], "en")
+def test_nothing_from_outside_can_bring_markup():
+    shown = captions_html([Caption("<script>alert(1)</script>", -0.5, timing_ms={"encode": 1.0})], "https://a/<script>")
     assert "<script>" not in shown
-    assert "&lt;script&gt;" in shown
-    assert "<" not in re.sub(r"</?div[^>]*>", "", error_html("<b>", "en"))
+    assert shown.count("&lt;script&gt;") == 2
+
+
+def test_an_unknown_code_is_a_fault_of_the_server():
+    assert error_html("<b>") == error_html("OTHER")
