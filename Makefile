@@ -63,11 +63,11 @@ parity: $(VENV)/.ready ## compare with ModelScope's own pipeline, live, in an en
 	scripts/parity
 
 .PHONY: bench
-bench: $(VENV)/.ready ## SIZE=tiny [PIXELS=480] [PEER=modelscope] [CONTENDERS="engine:precision ..."]: speed, to benchmarks/results
+bench: $(VENV)/.ready ## SIZE=tiny [PIXELS=480] [PEER=modelscope] [CONTENDERS="engine:precision ..."] [FLAGS=]: speed, to benchmarks/results
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(if $(PEER),scripts/modelscope-environment .venv-modelscope)
 	$(BIN)/python -m benchmarks.run --size $(SIZE) --image-size $(PIXELS) \
-	  $(if $(CONTENDERS),--contenders $(CONTENDERS)) --work .cache/bench $(if $(PEER),--peer .venv-modelscope/bin/python)
+	  $(if $(CONTENDERS),--contenders $(CONTENDERS)) --work .cache/bench $(if $(PEER),--peer .venv-modelscope/bin/python) $(FLAGS)
 
 .PHONY: gpu-bench
 gpu-bench: ## [SIZE=tiny PIXELS=480 PEER=modelscope WHEELS=folder]: on a machine with a GPU, its tests and its whole benchmark
@@ -84,13 +84,17 @@ TRITON_IMAGE ?= nvcr.io/nvidia/tritonserver:26.06-py3
 
 .PHONY: plans
 plans: ## CHECKPOINT=directory NAME=name BASE_DIGEST=sha256:... [PRECISION=fp16]: TensorRT plans for this machine's GPU, with Docker
-	@test -n "$(CHECKPOINT)" || { echo "make plans needs CHECKPOINT=directory"; exit 2; }
+	@test -d "$(CHECKPOINT)" || { echo "make plans needs CHECKPOINT=directory, and '$(CHECKPOINT)' is none: make build fetches a" \
+	  "hub's name and says where to; a .pt file goes into a folder with its dictionaries"; exit 2; }
+	@test -z "$$(find "$(CHECKPOINT)/" -type l)" || { echo "$(CHECKPOINT) holds links, as Hugging Face's cache does, which lead" \
+	  "nowhere in the container: give make plans a copy (cp -rL)"; exit 2; }
 	@test -n "$(BASE_DIGEST)" || { echo "make plans needs BASE_DIGEST: see deploy/Dockerfile"; exit 2; }
 	docker build --target plans --build-arg TRITON_IMAGE=$(TRITON_IMAGE) --build-arg BASE_DIGEST=$(BASE_DIGEST) \
 	  -t ofa-triton-plans -f deploy/Dockerfile .
 	mkdir -p artifacts
-	docker run --rm --gpus 1 --user "$$(id -u):$$(id -g)" -v "$(abspath $(CHECKPOINT)):/checkpoint:ro" \
-	  -v "$(CURDIR)/artifacts:/artifacts" ofa-triton-plans \
+	docker run --rm --gpus 1 --user "$$(id -u):$$(id -g)" \
+	  --mount "type=bind,source=$(abspath $(CHECKPOINT)),target=/checkpoint,readonly" \
+	  --mount "type=bind,source=$(CURDIR)/artifacts,target=/artifacts" ofa-triton-plans \
 	  build /checkpoint --name "$(NAME)" --artifacts /artifacts --engine tensorrt --device gpu --precision "$(PRECISION)"
 
 .PHONY: clean
@@ -102,21 +106,21 @@ clean: ## remove what was built, not the environment
 RATE ?= 8
 SECONDS_A_STEP ?= 20
 SHAPE ?= steps
-METRICS ?= http://127.0.0.1:8002/metrics
 WORKERS ?= 1
 # What they load unless told otherwise is built first.
 BUNDLED := $(if $(filter ofa_caption,$(NAME)),artifacts/ofa_caption/manifest.json)
-LOAD := --shape $(SHAPE) --rate $(RATE) --seconds $(SECONDS_A_STEP) --workers $(WORKERS)
+LOAD := --model $(NAME) --shape $(SHAPE) --rate $(RATE) --seconds $(SECONDS_A_STEP) --workers $(WORKERS) \
+  $(if $(HOST),--url $(HOST)) $(if $(METRICS),--metrics-url $(METRICS)) $(if $(SERVERS),--servers $(SERVERS)) \
+  $(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(THRESHOLDS),--thresholds $(THRESHOLDS)) $(if $(JUDGED),--judged $(JUDGED))
 
 .PHONY: loadtest
-loadtest: $(VENV)/.ready $(if $(HOST),,$(BUNDLED)) ## [HOST=grpc://host:port METRICS=url] [SHAPE= RATE= SECONDS_A_STEP= WORKERS=]: load, judge, report
-	$(BIN)/python -m loadtest $(if $(HOST),--url $(HOST) --metrics-url $(METRICS)) --model $(NAME) $(LOAD)
+loadtest: $(VENV)/.ready $(if $(HOST),,$(BUNDLED)) ## [HOST=grpc://host:port METRICS=url SERVERS=] [SHAPE= RATE= SECONDS_A_STEP= WORKERS= THRESHOLDS= JUDGED=]: load, judge, report
+	$(BIN)/python -m loadtest $(LOAD)
 
 .PHONY: capacity
-capacity: $(VENV)/.ready $(if $(HOST),,$(BUNDLED)) ## WANTED=requests-a-second: how many servers like this machine that takes
+capacity: $(VENV)/.ready $(if $(HOST),,$(BUNDLED)) ## WANTED=requests-a-second [HOST= SERVERS=]: how many servers like this machine, or those, that takes
 	@test -n "$(WANTED)" || { echo "make capacity needs WANTED=requests a second"; exit 2; }
-	$(BIN)/python -m loadtest $(if $(HOST),--url $(HOST) --metrics-url $(METRICS)) --model $(NAME) $(LOAD) \
-	  --wanted-rate $(WANTED)
+	$(BIN)/python -m loadtest $(LOAD) --wanted-rate $(WANTED)
 
 .PHONY: throughput
 throughput: $(VENV)/.ready $(BUNDLED) ## NAME=name: what batching, the protocol and a second server are worth, to loadtest/results
@@ -127,9 +131,9 @@ observability: $(VENV)/.ready $(BUNDLED) ## NAME=name: what metrics, logs and tr
 	$(BIN)/python -m benchmarks.observability $(NAME)
 
 .PHONY: bench-ways
-bench-ways: $(VENV)/.ready $(BUNDLED) ## [NAME=name]: what other ways to serve the same captions cost, to benchmarks/results
+bench-ways: $(VENV)/.ready $(BUNDLED) ## [NAME=name CHECKPOINT=directory]: what other ways to serve the same captions cost, to benchmarks/results
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
-	$(BIN)/python -m benchmarks.ways $(NAME)
+	$(BIN)/python -m benchmarks.ways $(NAME) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
 .PHONY: scaling
 scaling: $(VENV)/.ready $(BUNDLED) ## NAME=name: measure a server, replay a day over many of them with the chart's autoscaling, plot

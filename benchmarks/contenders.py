@@ -114,9 +114,15 @@ class Server(Served):
         place = "" if device == "cpu" else f"{device}_"
         model, artifacts = f"bench_{place}{engine}_{precision}", work / "artifacts"
         super().__init__(f"{engine} {precision}", model, artifacts, concurrency, precision)
-        pictures = [image.read_bytes() for image in images] if precision == "int8" else []
-        serving = Serving.on(device, engine, precision)
-        self.repository = built(model, artifacts, checkpoint, serving, pictures)
+        self.repository = artifacts / model / "model_repository"
+        self._checkpoint, self._serving = checkpoint, (device, engine, precision)
+        self._images = images if precision == "int8" else ()
+
+    def __enter__(self) -> Self:
+        """Builds it first, if it is not built: what cannot be built is left out of a run as what does not start."""
+        pictures = [image.read_bytes() for image in self._images]
+        built(self.model, self._artifacts, self._checkpoint, Serving.on(*self._serving), pictures)
+        return super().__enter__()
 
 
 class ModelScope(Contender):

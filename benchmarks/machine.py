@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 from ofa_build.choice import INSTRUCTIONS, cpu_instructions
+from ofa_serving.cores import usable_cores
 from ofa_serving.host import installed_version, visible_gpu
 
 PACKAGES = ("onnxruntime", "openvino", "tensorrt", "cupy-cuda13x", "torch", "numpy", "pillow", "nvidia-pytriton")
@@ -21,7 +22,7 @@ def describe() -> dict[str, object]:
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return {
         "processor": model,
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "instructions": [flag for flag in wanted if flag in flags],
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "python": platform.python_version(),

@@ -28,7 +28,7 @@ from ofa_client import AsyncCaptioner
 from ofa_serving.contract import Names
 
 from loadtest.mix import OK, default_mix
-from loadtest.servers import QUIET, Served, machine, served
+from loadtest.servers import QUIET, Served, leave_in_order, machine, served
 from loadtest.variants import variant
 
 HERE = Path(__file__).parent
@@ -44,6 +44,7 @@ logger = logging.getLogger("benchmarks.observability")
 def main() -> int:
     """Measures and writes the result."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    leave_in_order()
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("name", nargs="?", default="ofa_caption", help="a built checkpoint")
     parser.add_argument("--turns", type=int, default=500)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import matplotlib as mpl
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
+from ofa_serving.contract import STAGES
 
 
 def floor_ms(results: dict, precision: str) -> float:
@@ -25,7 +27,7 @@ def plot_stages(results: dict, path: Path) -> None:
     servers = results["servers"]
     figure, axes = plt.subplots(figsize=(8, 1.6 + 0.6 * len(servers)), layout="constrained")
     lefts = dict.fromkeys(servers, 0.0)
-    for stage in next(iter(servers.values()))["stages_ms"]:
+    for stage in STAGES if servers else ():
         widths = [servers[name]["stages_ms"][stage] for name in servers]
         axes.barh(list(servers), widths, left=list(lefts.values()), label=stage.replace("_", " "))
         lefts = {name: lefts[name] + width for name, width in zip(servers, widths, strict=True)}
@@ -44,13 +46,16 @@ def plot_floor(results: dict, path: Path) -> None:
     """How many times longer than its arithmetic each contender takes for a caption, alone and in the crowd."""
     contenders = results["contenders"]
     figure, axes = plt.subplots(figsize=(8, 1.6 + 0.7 * len(contenders)), layout="constrained")
-    for offset, (what, of) in enumerate(
-        {
-            "one request's latency": lambda figures: figures["latency_ms"],
-            "time a caption at full load": lambda figures: 1e3 / figures["captions_per_second"],
-        }.items()
+    for offset, (what, key, of) in enumerate(
+        (
+            ("one request's latency", "latency_ms", lambda milliseconds: milliseconds),
+            ("time a caption at full load", "captions_per_second", lambda rate: 1e3 / rate),
+        )
     ):
-        times = [of(figures) / floor_ms(results, figures["precision"]) for figures in contenders.values()]
+        times = [
+            math.nan if figures[key] is None else of(figures[key]) / floor_ms(results, figures["precision"])
+            for figures in contenders.values()
+        ]
         places = [number + 0.4 * offset - 0.2 for number in range(len(times))]
         axes.bar_label(axes.barh(places, times, 0.38, label=what), fmt="%.1f", padding=3)
     axes.set_yticks(range(len(contenders)), [f"{name} ({contenders[name]['precision']})" for name in contenders])
@@ -71,8 +76,9 @@ def plot_load(results: dict, path: Path) -> None:
         in_flight = [int(count) for count in load["closed"]]
         figures = list(load["closed"].values())
         rates.plot(in_flight, [each["captions_per_second"] for each in figures], "o-", color=f"C{number}", label=name)
-        latencies.plot(in_flight, [each["p50_ms"] for each in figures], "o-", color=f"C{number}", label=f"{name}, p50")
-        latencies.plot(in_flight, [each["p99_ms"] for each in figures], "o:", color=f"C{number}", label=f"{name}, p99")
+        for key, style in (("p50", "o-"), ("p99", "o:")):
+            values = [math.nan if each[f"{key}_ms"] is None else each[f"{key}_ms"] for each in figures]
+            latencies.plot(in_flight, values, style, color=f"C{number}", label=f"{name}, {key}")
     for axes, what in ((rates, "captions a second"), (latencies, "milliseconds")):
         axes.set_xscale("log", base=2)
         axes.set_xticks(in_flight, [str(count) for count in in_flight])

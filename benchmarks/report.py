@@ -11,12 +11,17 @@ from .plots import floor_ms, plot_floor, plot_load, plot_stages
 
 def write_report(results: dict, path: Path) -> None:
     """Writes ``path`` with the endings .json, .md, -stages.png, -floor.png and -load.png."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    write_figures(results, path)
     path.with_suffix(".md").write_text("\n".join(_lines(results, path.name)) + "\n")
     plot_stages(results, path.with_name(f"{path.name}-stages.png"))
     plot_floor(results, path.with_name(f"{path.name}-floor.png"))
     plot_load(results, path.with_name(f"{path.name}-load.png"))
+
+
+def write_figures(results: dict, path: Path) -> None:
+    """Writes ``path`` with the ending .json: all that is measured so far."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 def _lines(results: dict, name: str) -> Iterable[str]:
@@ -58,16 +63,25 @@ def _comparison(results: dict) -> Iterable[str]:
     peer = results["contenders"].get("ModelScope")
     rows = []
     for name, figures in results["contenders"].items():
-        spread = f"{figures['latency_ms_least']:.0f}-{figures['latency_ms_most']:.0f}"
-        row = [name, f"{figures['latency_ms']:.0f} ({spread})", f"{figures['captions_per_second']:.2f}"]
+        latency, rate, spread = figures["latency_ms"], figures["captions_per_second"], "-"
+        if latency is not None:
+            spread = f"{latency:.0f} ({figures['latency_ms_least']:.0f}-{figures['latency_ms_most']:.0f})"
+        row = [name, spread, _ratio(rate, 1, ".2f")]
         if peer:
-            row.append(f"{peer['latency_ms'] / figures['latency_ms']:.1f}x")
-            row.append(f"{figures['captions_per_second'] / peer['captions_per_second']:.1f}x")
-        row.append(f"{figures['latency_ms'] / floor_ms(results, figures['precision']):.1f}")
+            row += [
+                _ratio(peer["latency_ms"], latency, ".1f", "x"),
+                _ratio(rate, peer["captions_per_second"], ".1f", "x"),
+            ]
+        row.append(_ratio(latency, floor_ms(results, figures["precision"]), ".1f"))
         rows.append([*row, "yes" if results["same_caption_as_first"][name] else "no"])
     ratios = ["latency, ModelScope's to this", "throughput, this to ModelScope's"] if peer else []
     header = ["", "latency, ms (least-most)", "captions/s", *ratios, "latency to floor", "the first's caption"]
     yield from _table(header, rows)
+
+
+def _ratio(above: float | None, below: float | None, form: str, unit: str = "") -> str:
+    """A dash if one of them was not measured."""
+    return "-" if above is None or below is None else f"{above / below:{form}}{unit}"
 
 
 def _servers(results: dict) -> Iterable[str]:
@@ -93,8 +107,9 @@ def _load(results: dict) -> Iterable[str]:
     yield from _table(["", "load", "captions/s", "p50, ms", "p99, ms", "captions", "refused"], rows)
 
 
-def _answers(figures: dict) -> list[float]:
-    return [figures[key] for key in ("captions_per_second", "p50_ms", "p99_ms", "requests", "refused")]
+def _answers(figures: dict) -> list[object]:
+    keys = ("captions_per_second", "p50_ms", "p99_ms", "requests", "refused")
+    return ["-" if figures[key] is None else figures[key] for key in keys]
 
 
 def _engines(results: dict) -> Iterable[str]:

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from ofa_client import AsyncCaptioner, CaptionServiceError
 
+_PAUSE_SECONDS = 0.1
+"""After a refusal that names no time: a server that refuses at once would otherwise be kept busy with refusing."""
+
 
 @dataclass
 class Outcome:
@@ -34,9 +37,9 @@ class Outcome:
         """Captions."""
         return len(self.latencies) / self.seconds
 
-    def latency(self, percent: float) -> float:
-        """A percentile of the latencies."""
-        return float(np.percentile(self.latencies, percent)) if self.latencies else float("inf")
+    def latency(self, percent: float) -> float | None:
+        """A percentile of the latencies; None without any."""
+        return float(np.percentile(self.latencies, percent)) if self.latencies else None
 
 
 async def closed_loop(captioner: AsyncCaptioner, images: Sequence[bytes], in_flight: int, seconds: float) -> Outcome:
@@ -45,7 +48,7 @@ async def closed_loop(captioner: AsyncCaptioner, images: Sequence[bytes], in_fli
 
     async def keep_sending(number: int) -> None:
         while time.monotonic() < begin + seconds:
-            await _send(captioner, images[number % len(images)], outcome, time.monotonic())
+            await asyncio.sleep(await _send(captioner, images[number % len(images)], outcome, time.monotonic()))
             number += in_flight
 
     await asyncio.gather(*(keep_sending(number) for number in range(in_flight)))
@@ -70,9 +73,12 @@ async def open_loop(
     return outcome
 
 
-async def _send(captioner: AsyncCaptioner, image: bytes, outcome: Outcome, due: float) -> None:
+async def _send(captioner: AsyncCaptioner, image: bytes, outcome: Outcome, due: float) -> float:
+    """Seconds to wait before the next one."""
     try:
         await captioner.caption(image)
-        outcome.latencies.append(time.monotonic() - due)
     except CaptionServiceError as error:
         outcome.refusals[error.code] += 1
+        return error.retry_after or _PAUSE_SECONDS
+    outcome.latencies.append(time.monotonic() - due)
+    return 0

@@ -11,6 +11,8 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples/images"
 OK = "OK"
+CALLER_LIMIT = "CALLER_LIMIT"
+"""What the proxy's refusals of one caller's surplus are counted as; a busy server's are OVERLOADED."""
 
 
 @dataclass(frozen=True)

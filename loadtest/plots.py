@@ -10,7 +10,9 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
+from loadtest.knee import Knee
 from loadtest.summary import Summary
 
 BLUE, ORANGE, GREEN, VIOLET, GREY = "#1f5fa8", "#d9742b", "#2e8b63", "#7a5aa6", "#8a8f98"
@@ -30,7 +32,7 @@ _STYLE = {
 }
 
 
-def plots(summaries: Sequence[Summary], knee: float | None) -> str:
+def plots(summaries: Sequence[Summary], knee: Knee | None) -> str:
     """Throughput, latency, batches and stage times against the rate, as one ``<svg>``."""
     with mpl.rc_context(_STYLE):
         figure, ((throughput, latency), (batches, stages)) = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
@@ -42,14 +44,16 @@ def plots(summaries: Sequence[Summary], knee: float | None) -> str:
             latency.plot(rates, values, marker="o", color=colour, label=name.removesuffix("_seconds"))
         latency.set_yscale("log")
         latency.yaxis.set_major_formatter("{x:g}")
+        latency.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         latency.yaxis.set_minor_formatter("{x:g}")
-        batches.plot(
-            rates, [s.rows_a_step for s in summaries], marker="o", color=BLUE, label="hypotheses a decoder step"
-        )
-        batches.plot(
-            rates, [s.images_a_run for s in summaries], marker="o", color=ORANGE, label="images an encoder run"
-        )
-        _stack_stages(stages, rates, summaries)
+        for name, colour, label in (
+            ("rows_a_step", BLUE, "hypotheses a decoder step"),
+            ("images_a_run", ORANGE, "images an encoder run"),
+        ):
+            measured = [(s.rate, value) for s in summaries if (value := getattr(s, name)) is not None]
+            if measured:
+                batches.plot(*zip(*measured, strict=True), marker="o", color=colour, label=label)
+        _stack_stages(stages, [summary for summary in summaries if summary.stage_seconds])
         for axes, title, unit in (
             (throughput, "Throughput", "answers/s"),
             (latency, "Time to a caption", "s"),
@@ -63,7 +67,7 @@ def plots(summaries: Sequence[Summary], knee: float | None) -> str:
     return out.getvalue().partition("<svg")[1] + out.getvalue().partition("<svg")[2]
 
 
-def _stack_stages(axes: Axes, rates: Sequence[float], summaries: Sequence[Summary]) -> None:
+def _stack_stages(axes: Axes, summaries: Sequence[Summary]) -> None:
     """Waiting in pale colours, computing in full ones."""
     colours = {
         "preprocess_queue": "#b9cde4",
@@ -72,19 +76,22 @@ def _stack_stages(axes: Axes, rates: Sequence[float], summaries: Sequence[Summar
         "search_queue": "#f0cfb6",
         "search": ORANGE,
     }
-    names = [name for name in colours if name in summaries[0].stage_seconds]
+    names = [name for name in colours if summaries and name in summaries[0].stage_seconds]
     if names:
+        rates = [summary.rate for summary in summaries]
         times = [[summary.stage_seconds.get(name, 0) for summary in summaries] for name in names]
         labels = [name.replace("_queue", ", waiting") for name in names]
         axes.stackplot(rates, times, labels=labels, colors=[colours[name] for name in names], linewidth=0)
 
 
-def _finish(axes: Axes, title: str, unit: str, knee: float | None) -> None:
+def _finish(axes: Axes, title: str, unit: str, knee: Knee | None) -> None:
     axes.set_title(title, loc="left")
     axes.set_xlabel("requests/s")
     axes.set_ylabel(unit)
     axes.grid(alpha=0.25)
-    if knee:
-        axes.axvline(knee, color=VIOLET, linestyle=":", linewidth=1.5, label="knee")
+    if not axes.has_data():
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
+    elif knee and not knee.least:
+        axes.axvline(knee.rate, color=VIOLET, linestyle=":", linewidth=1.5, label="knee")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+from loadtest.knee import Knee
 from loadtest.plots import plots
 from loadtest.servers import machine
 from loadtest.summary import Judgement, Summary
@@ -16,15 +17,16 @@ from loadtest.summary import Judgement, Summary
 _PAGE = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
 
 _COLUMNS = {
-    "requests/s": lambda s: f"{s.rate:.2f}",
+    "asked/s": lambda s: f"{s.asked:.2f}",
+    "sent/s": lambda s: f"{s.rate:.2f}",
     "answered/s": lambda s: f"{s.answered_per_second:.2f}",
     "p50": lambda s: _seconds(s.p50_seconds),
     "p95": lambda s: _seconds(s.p95_seconds),
     "p99": lambda s: _seconds(s.p99_seconds),
     "wrong": lambda s: f"{s.wrong_share:.2%}",
     "rejected": lambda s: f"{s.rejected_share:.2%}",
-    "rows/step": lambda s: f"{s.rows_a_step:.1f}",
-    "images/encoder run": lambda s: f"{s.images_a_run:.2f}",
+    "rows/step": lambda s: _figure(s.rows_a_step, ".1f", "-"),
+    "images/encoder run": lambda s: _figure(s.images_a_run, ".2f", "-"),
     "generator late, p99": lambda s: _seconds(s.generator_lag_p99_seconds),
 }
 
@@ -48,7 +50,7 @@ class Findings:
     summaries: Sequence[Summary]
     judgements: Sequence[Judgement]
     failures: Sequence[str]
-    knee: float | None
+    knee: Knee | None
     text: str
 
 
@@ -75,7 +77,7 @@ def _key_figures(findings: Findings) -> list[tuple[str, str]]:
     first = findings.summaries[0]
     wrong = sum(summary.wrong_share * summary.requests for summary in findings.summaries)
     return [
-        ("keeps up with", f"{findings.knee:.1f} requests/s" if findings.knee else "no rate tried"),
+        ("keeps up with", str(findings.knee or "no rate tried")),
         ("median, least load", _seconds(first.p50_seconds)),
         ("p99, least load", _seconds(first.p99_seconds)),
         ("most answered", f"{max(s.answered_per_second for s in findings.summaries):.1f} /s"),
@@ -88,13 +90,18 @@ def _card(name: str, value: str) -> str:
 
 
 def _judgement(one: Judgement) -> str:
-    mark = "ok" if one.holds else "not"
-    cells = (one.name, one.wanted, f"{one.worst:.3g}", f"{one.rate:g} requests/s")
+    mark = {True: "ok", False: "not", None: "unknown"}[one.holds]
+    measured = one.holds is not None
+    cells = (one.name, one.wanted, _figure(one.worst, ".3g"), f"{one.rate:g} requests/s" if measured else "")
     return f"<tr class={mark}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def _row(cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def _figure(value: float | None, form: str, without: str = "not measured") -> str:
+    return without if value is None else format(value, form)
 
 
 def _seconds(value: float) -> str:

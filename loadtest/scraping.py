@@ -8,17 +8,19 @@ import threading
 import time
 import urllib.request
 from collections import defaultdict
+from itertools import pairwise
 
 _SAMPLE = re.compile(r"^(ofa_\w+|nv_inference_(?:exec_)?count){([^}]*)} (\S+)$", re.MULTILINE)
 _STAGE = re.compile(r'stage="(\w+)"')
 _OF_THE_ENCODER = "_encoder"
+_GROW = ("_total", "_count", "_sum", "_bucket")
 _SECONDS = 1.0
 
 
 class Scraper:
-    """Asks the metrics endpoint in a thread, from entering the context until leaving it."""
+    """Asks the metrics endpoint in a thread, from entering the context until leaving it; None asks nobody."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | None) -> None:
         self._url = url
         self._times: list[float] = []
         self._samples: list[dict[str, float]] = []
@@ -34,14 +36,20 @@ class Scraper:
         self._thread.join()
 
     def growth(self, begin: float, end: float) -> dict[str, float]:
-        """By how much each counter grew between two monotonic times; empty if the endpoint was not reached."""
+        """By how much each counter grew between two monotonic times.
+
+        Empty if the endpoint was not reached, or a counter shrank: the server began anew, or several answer by turns.
+        """
         if not self._times:
             return {}
         first, last = (max(bisect.bisect_right(self._times, moment) - 1, 0) for moment in (begin, end))
-        return {name: value - self._samples[first].get(name, 0.0) for name, value in self._samples[last].items()}
+        seen = self._samples[first : last + 1]
+        if any(after.get(name, 0.0) < value for before, after in pairwise(seen) for name, value in _counters(before)):
+            return {}
+        return {name: value - self._samples[first].get(name, 0.0) for name, value in _counters(self._samples[last])}
 
     def _run(self) -> None:
-        while not self._ended.wait(_SECONDS):
+        while self._url and not self._ended.wait(_SECONDS):
             try:
                 with urllib.request.urlopen(self._url, timeout=_SECONDS) as answer:
                     text = answer.read().decode()
@@ -49,6 +57,11 @@ class Scraper:
                 continue
             self._times.append(time.monotonic())
             self._samples.append(sums(text))
+
+
+def _counters(sample: dict[str, float]) -> list[tuple[str, float]]:
+    """Those that only grow; the others are gauges."""
+    return [item for item in sample.items() if item[0].startswith(("stage ", "nv_")) or item[0].endswith(_GROW)]
 
 
 def sums(text: str) -> dict[str, float]:

@@ -3,19 +3,27 @@
 A process of its own without gevent, whose patches the client's gRPC does not bear: Locust's users write what is due,
 and read what came of it. A line in is ``{"id", "case", "due"}``; a line out has the code, and the seconds from when
 the request was due (not from when it was sent: a sender that is late would hide the server's delay) to its answer.
+
+Where a proxy wants to know who calls, ``OFA_API_KEY``, ``OFA_CA_FILE``, ``OFA_CERT_FILE`` and ``OFA_KEY_FILE`` say it,
+as they do to ``ofa-caption``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from typing import Any
 
 from ofa_client import AsyncCaptioner, CaptionServiceError
 
-from loadtest.mix import OK, Case, default_mix
+from loadtest.mix import CALLER_LIMIT, OK, Case, default_mix
+
+_ACCESS = ("api_key", "ca_file", "cert_file", "key_file")
+_OF_ONE_CALLER = "of one caller"
+"""What the proxy's refusals say that a busy server's do not."""
 
 
 async def serve(url: str, model: str, timeout: float) -> None:
@@ -23,8 +31,13 @@ async def serve(url: str, model: str, timeout: float) -> None:
     mix = default_mix()
     reader = asyncio.StreamReader(limit=2**20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    async with AsyncCaptioner(url, model=model, timeout=timeout, retry=None) as captioner:
-        known = await _known_captions(captioner, mix)
+    access = {name: os.environ.get(f"OFA_{name.upper()}") or None for name in _ACCESS}
+    async with AsyncCaptioner(url, model=model, timeout=timeout, retry=None, **access) as captioner:
+        try:
+            known = await _known_captions(captioner, mix)
+        except CaptionServiceError as error:
+            _write({"failed": f"no caption without load: {error}"})
+            return
         _write({"ready": len(known)})
         async with asyncio.TaskGroup() as tasks:
             while line := await reader.readline():
@@ -48,7 +61,7 @@ async def _send(captioner: AsyncCaptioner, job: dict[str, Any], case: Case, know
         caption = await captioner.caption(case.image, **case.options)
         code = OK if caption.text == known else "WRONG_CAPTION"
     except CaptionServiceError as error:
-        code = error.code
+        code = CALLER_LIMIT if _OF_ONE_CALLER in error.message else error.code
     ended = time.monotonic()
     _write(
         {

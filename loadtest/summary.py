@@ -1,4 +1,4 @@
-"""From single results to figures a step of load, the knee, and the verdict."""
+"""From single results to figures a step of load, and the verdict."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.mix import OK
+from loadtest.mix import CALLER_LIMIT, OK
 from loadtest.shapes import Step
 
-KEEPS_UP = 0.95
-SLOWDOWN = 5.0
-"""At the knee the server still answers 95 % of the rate, and its median is at most five times the unloaded one."""
-
-TARGET_LOAD = 0.65
-
-NEARLY = 1.25
-"""Random arrivals are seldom exactly the rate."""
+FAR_BELOW = 0.8
+"""Of what it was asked for, a generator sends less only because it cannot do more, once chance is allowed for."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +36,34 @@ class Result:
 
 @dataclass(frozen=True)
 class Summary:
-    """One step of load in figures; the field names are those of ``thresholds.yaml``."""
+    """One step of load in figures; the field names are those of ``thresholds.yaml``.
 
+    ``asked`` and ``rate`` are requests a second: what the shape wanted, and what was due in the step and sent. Batches
+    are None without the server's counters.
+    """
+
+    asked: float
     rate: float
     requests: int
+    seconds: float
     wrong_share: float
     rejected_share: float
+    limited_share: float
     answered_per_second: float
     answered_ratio: float
     p50_seconds: float
     p95_seconds: float
     p99_seconds: float
     generator_lag_p99_seconds: float
-    rows_a_step: float
-    images_a_run: float
+    rows_a_step: float | None
+    images_a_run: float | None
     stage_seconds: Mapping[str, float]
+
+    @property
+    def short(self) -> bool:
+        """Whether the generator sent far less than it was asked for."""
+        wanted = self.asked * self.seconds
+        return self.requests < FAR_BELOW * wanted - 3 * wanted**0.5
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -86,10 +93,13 @@ def summarise(step: Step, begin: float, results: Sequence[Result], counters: Map
     window = max([step.seconds, *done])
     offered = len(own) / step.seconds
     return Summary(
+        asked=step.rate,
         rate=round(offered, 2),
         requests=len(own),
+        seconds=step.seconds,
         wrong_share=_share(own, lambda result: not result.right),
-        rejected_share=_share(own, lambda result: result.code == "OVERLOADED"),
+        rejected_share=_share(own, lambda result: result.code in ("OVERLOADED", CALLER_LIMIT)),
+        limited_share=_share(own, lambda result: result.code == CALLER_LIMIT),
         answered_per_second=len(right) / window,
         answered_ratio=len(right) / window / offered if offered else 0.0,
         p50_seconds=float(p50),
@@ -106,60 +116,49 @@ def summarise(step: Step, begin: float, results: Sequence[Result], counters: Map
     )
 
 
-def knee(summaries: Sequence[Summary]) -> float | None:
-    """The highest rate that the server keeps up with; None if not even the lowest."""
-    unloaded = min(summary.p50_seconds for summary in summaries)
-    kept = [
-        summary.answered_per_second
-        for summary in summaries
-        if summary.answered_ratio >= KEEPS_UP and summary.p50_seconds <= SLOWDOWN * unloaded
-    ]
-    return max(kept, default=None)
-
-
-def replicas(rate: float, knee_rate: float) -> int:
-    """Servers for a rate: each at 65 % of its knee, and one more for when one is away."""
-    return int(np.ceil(rate / (knee_rate * TARGET_LOAD))) + 1
-
-
 def failures(thresholds: Mapping[str, Any], summaries: Iterable[Summary]) -> list[str]:
-    """What does not hold, a sentence each; empty means passed."""
-    judged = _judged(thresholds, summaries)
-    found = [] if judged else [f"no step had at most {thresholds['rate']} requests/s: set the thresholds' rate"]
-    for summary in judged:
+    """What does not hold, a sentence each; empty means passed. What was not measured is not judged."""
+    found = []
+    for summary in _judged(thresholds, summaries):
+        if summary.short:
+            found.append(
+                f"the generator sent {summary.rate:g} of {summary.asked:g} requests/s: more WORKERS, or another machine"
+            )
         for name, limits in _limits(thresholds):
             value = getattr(summary, name)
-            if not _within(limits, value):
+            if value is not None and not _within(limits, value):
                 wanted = _words(limits)
-                found.append(f"{name} is {value:.3g} at {summary.rate:g} requests/s, must be {wanted}")
+                found.append(f"{name} is {value:.3g} at {summary.asked:g} requests/s, must be {wanted}")
     return found
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One threshold, the figure that came nearest to breaking it, and at which rate."""
+    """One threshold, the figure that came nearest to breaking it, and at which rate; None if it was not measured."""
 
     name: str
     wanted: str
-    worst: float
-    rate: float
-    holds: bool
+    worst: float | None = None
+    rate: float | None = None
+    holds: bool | None = None
 
 
 def judge(thresholds: Mapping[str, Any], summaries: Iterable[Summary]) -> list[Judgement]:
-    """Each threshold over the steps that are judged; empty if none is."""
+    """Each threshold over the steps that are judged."""
     judged = _judged(thresholds, summaries)
-    found = []
-    for name, limits in _limits(thresholds) if judged else ():
-        pick = max if "max" in limits else min
-        worst = pick(judged, key=lambda summary, name=name: getattr(summary, name))
-        value = getattr(worst, name)
-        found.append(Judgement(name, _words(limits), value, worst.rate, _within(limits, value)))
-    return found
+    return [_judgement(name, limits, judged) for name, limits in _limits(thresholds)]
+
+
+def _judgement(name: str, limits: Mapping[str, float], judged: Sequence[Summary]) -> Judgement:
+    figures = [(value, summary.asked) for summary in judged if (value := getattr(summary, name)) is not None]
+    if not figures:
+        return Judgement(name, _words(limits))
+    value, rate = (max if "max" in limits else min)(figures, key=lambda figure: figure[0])
+    return Judgement(name, _words(limits), value, rate, _within(limits, value))
 
 
 def _judged(thresholds: Mapping[str, Any], summaries: Iterable[Summary]) -> list[Summary]:
-    return [summary for summary in summaries if summary.rate <= thresholds["rate"] * NEARLY]
+    return [summary for summary in summaries if summary.asked <= thresholds["rate"]]
 
 
 def _limits(thresholds: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
@@ -187,5 +186,5 @@ def _share(results: Sequence[Result], test: Any) -> float:
     return sum(map(test, results)) / len(results) if results else 0.0
 
 
-def _ratio(counters: Mapping[str, float], above: str, below: str) -> float:
-    return counters[above] / counters[below] if counters.get(below) else 0.0
+def _ratio(counters: Mapping[str, float], above: str, below: str) -> float | None:
+    return counters[above] / counters[below] if counters.get(below) else None

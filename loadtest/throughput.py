@@ -25,7 +25,7 @@ from ofa_client import AsyncCaptioner
 
 from loadtest.loops import Outcome, closed_loop, open_loop
 from loadtest.mix import OK, default_mix
-from loadtest.servers import QUIET, Served, machine, served
+from loadtest.servers import QUIET, Served, leave_in_order, machine, served
 from loadtest.variants import variant, without_dynamic_batching, without_inflight_batching
 
 RESULT = Path(__file__).parent / "results/throughput.md"
@@ -62,9 +62,10 @@ class SetUp:
         codes = sum((outcome.refusals for outcome in (*self.saturated, *self.open)), Counter())
         return ", ".join(f"{count} {code}" for code, count in codes.items()) or "none"
 
-    def latency(self, percent: float) -> float:
-        """Seconds, the median of the rounds."""
-        return statistics.median(outcome.latency(percent) for outcome in self.open)
+    def latency(self, percent: float) -> str:
+        """Seconds, the median of the rounds that had any."""
+        found = [seconds for outcome in self.open if (seconds := outcome.latency(percent)) is not None]
+        return f"{statistics.median(found):.3f}" if found else "-"
 
     def lag(self) -> float:
         """The latest that a request was sent after it was due, in seconds."""
@@ -74,6 +75,7 @@ class SetUp:
 def main() -> int:
     """Measures, and writes the table."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    leave_in_order()
     parser = argparse.ArgumentParser(prog="loadtest.throughput", description=__doc__.partition(":")[0])
     parser.add_argument("name", nargs="?", default="ofa_caption", help="a built checkpoint")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
@@ -139,12 +141,12 @@ def _table(flags: argparse.Namespace, set_ups: Sequence[SetUp], nothing: Sequenc
     rate = LATENCY_SHARE * min(set_up.throughput for set_up in set_ups)
     rows = [
         f"| {set_up.name} | {set_up.throughput:.1f} | {set_up.range} | {set_up.throughput / base:.2f} "
-        f"| {set_up.latency(50):.3f} | {set_up.latency(99):.3f} | {set_up.refused} |"
+        f"| {set_up.latency(50)} | {set_up.latency(99)} | {set_up.refused} |"
         for set_up in set_ups
     ]
     limits = [
         f"- {set_up.name}: {set_up.throughput:.0f} answers/s; at the open loop's rate sent at most "
-        f"{set_up.lag() * 1e3:.0f} ms late, p99 {set_up.latency(99) * 1e3:.1f} ms"
+        f"{set_up.lag() * 1e3:.0f} ms late, p99 {set_up.latency(99)} s"
         for set_up in nothing
     ]
     return "\n".join(

@@ -19,6 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from ofa_build.checkpoint import load_checkpoint
+from ofa_serving.manifest import FILE_NAME, Manifest
+
+from loadtest.servers import leave_in_order
 
 from ..contenders import Contender
 from ..machine import describe
@@ -29,6 +33,8 @@ from .torch_http import TorchHttp
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "images"
+RESULTS = ROOT / "benchmarks" / "results"
+BUNDLED = "ofa_caption"
 WARM_UP = 3
 UTILISATION = 0.6
 """Of the first one's throughput, for the arrivals."""
@@ -39,7 +45,9 @@ log = logging.getLogger("benchmarks.ways")
 def main() -> int:
     """Measures and writes the report."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    leave_in_order()
     flags = _flags()
+    _check(flags.artifacts / flags.name, flags.checkpoint)
     artifact, images = (flags.artifacts / flags.name).absolute(), sorted(EXAMPLES.iterdir())
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=artifact.parent, prefix=".ways")))
@@ -78,7 +86,7 @@ def main() -> int:
 
 def _flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.ways", description=__doc__.partition(": ")[2])
-    parser.add_argument("name", nargs="?", default="ofa_caption", help="a built checkpoint, on CPU in fp32")
+    parser.add_argument("name", nargs="?", default=BUNDLED, help="a built checkpoint, on CPU in fp32")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
     parser.add_argument(
         "--checkpoint", type=Path, default=ROOT / "checkpoints" / "emoji", help="what it was built from"
@@ -86,8 +94,17 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=96, help="of each contender's crowd in a round")
     parser.add_argument("--in-flight", type=int, default=16)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "ways")
-    return parser.parse_args()
+    parser.add_argument("--output", type=Path, help="(default: benchmarks/results/ways, or ways-NAME)")
+    flags = parser.parse_args()
+    flags.output = flags.output or RESULTS / ("ways" if flags.name == BUNDLED else f"ways-{flags.name}")
+    return flags
+
+
+def _check(artifact: Path, checkpoint: Path) -> None:
+    """Ends the command if the artifact is of another checkpoint than the one that PyTorch would run."""
+    built, given = Manifest.read(artifact / FILE_NAME).checkpoint, load_checkpoint(str(checkpoint))
+    if built.sha256 != given.sha256:
+        sys.exit(f"{artifact} was built from {built.name}, not from {checkpoint}: give --checkpoint (CHECKPOINT=)")
 
 
 def _round(contenders: Sequence[Contender], images: Sequence[Path], requests: int, number: int) -> dict[str, dict]:

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 def write_report(results: dict, path: Path) -> None:
     """Writes ``path`` with the endings .json, .md and .png."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(_without_nan(results), indent=1) + "\n")
+    path.with_suffix(".json").write_text(json.dumps(_without_nan(results), indent=1, allow_nan=False) + "\n")
     path.with_suffix(".md").write_text("\n".join(_lines(results, path.name)) + "\n")
     _plot(results, path.with_suffix(".png"))
 

@@ -7,14 +7,14 @@ import logging
 import sys
 from pathlib import Path
 
+from loadtest.knee import TARGET_LOAD
 from loadtest.scaling.chart import autoscaler_spec
 from loadtest.scaling.curve import DAY_CURVE, ServiceCurve
 from loadtest.scaling.day import rates_of_a_day
-from loadtest.scaling.measure import measure_curve
+from loadtest.scaling.measure import RefusedError, measure_curve
 from loadtest.scaling.plot import plot_day
 from loadtest.scaling.replay import needed, replay
-from loadtest.servers import QUIET, served
-from loadtest.summary import TARGET_LOAD
+from loadtest.servers import QUIET, leave_in_order, served
 
 START_SECONDS = 60
 """A pod's start in the replay: scheduling, image, models, known image."""
@@ -28,8 +28,9 @@ logger = logging.getLogger("loadtest.scaling")
 
 
 def main() -> int:
-    """Returns 0, or 1 if the day missed the chart's latency objective (99 % within 2.5 s)."""
+    """Returns 0, 1 if the day missed the chart's latency objective (99 % within 2.5 s), 2 if nothing was measured."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    leave_in_order()
     parser = argparse.ArgumentParser(prog="loadtest.scaling", description=__doc__)
     parser.add_argument("--serve", metavar="NAME", help="measure this built checkpoint first, instead of the recorded")
     parser.add_argument("--seconds", type=float, default=6, help="of measuring each number of requests in flight")
@@ -38,9 +39,14 @@ def main() -> int:
     flags = parser.parse_args()
     if flags.serve:
         with served(flags.serve, flags=QUIET) as server:
-            counts = (1, 2, 4, 8, 12, 16, 24, 32, 48, 56)
-            measure_curve(server, flags.serve, counts, flags.seconds, "make scaling").write(flags.curve)
+            try:
+                measure_curve(server, flags.serve, flags.seconds, "make scaling").write(flags.curve)
+            except RefusedError as error:
+                logger.error("not even one request at a time is answered: %s", error)
+                return 2
     curve = ServiceCurve.read(flags.curve)
+    if not curve.bounded:
+        logger.info("the knee, %.1f/s, is the most that was measured: the server may do more", curve.knee)
     spec = autoscaler_spec({"autoscaling": {"requestsPerSecond": f"{TARGET_LOAD * curve.knee:.2f}"}})
     rates = rates_of_a_day(PEAK_SERVERS * TARGET_LOAD * curve.knee)
     result = replay(rates, curve, spec, start_seconds=START_SECONDS)

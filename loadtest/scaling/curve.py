@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from loadtest.summary import SLOWDOWN
+from loadtest.knee import SLOWDOWN
 
 DAY_CURVE = Path(__file__).parents[1] / "results/service-curve.json"
 """The recorded measurement; it names its machine and command."""
@@ -47,7 +47,7 @@ class ServiceCurve:
     def write(self, path: Path) -> None:
         """Keeps the measurement."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(asdict(self), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     def throughput(self, in_flight: float) -> float:
         """Captions a second; below the lowest measured number in proportion."""
@@ -73,6 +73,11 @@ class ServiceCurve:
         alone = self.in_flight[0] / self.per_second[0]
         rows = zip(self.in_flight, self._rising, strict=True)
         return max(rate for count, rate in rows if count / rate <= SLOWDOWN * alone)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether something was measured beyond the knee, so that it is one."""
+        return self.knee < self._rising[-1]
 
     @cached_property
     def _rising(self) -> list[float]:

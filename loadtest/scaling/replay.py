@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.knee import TARGET_LOAD
 from loadtest.scaling.autoscaler import SYNC_SECONDS, Autoscaler, PodValues
 from loadtest.scaling.curve import ServiceCurve
-from loadtest.summary import TARGET_LOAD
 
 SCRAPE_SECONDS = 5
 IN_FLIGHT_SECONDS, RATE_SECONDS = 60, 120

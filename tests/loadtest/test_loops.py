@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ofa_client import AsyncCaptioner
+from ofa_client import AsyncCaptioner, OverloadedError
 
 from loadtest.loops import closed_loop, open_loop
 from loadtest.null_server import CAPTION
@@ -57,4 +57,15 @@ def test_an_open_loop_sends_at_the_moments_that_its_seed_sets(urls):
 def test_refusals_are_counted_by_their_codes():
     outcome = run("grpc://127.0.0.1:1", lambda captioner: closed_loop(captioner, [b"a"], in_flight=1, seconds=0.2))
     assert outcome.latencies == []
+    assert outcome.latency(50) is None
     assert set(outcome.refusals) == {"UNAVAILABLE"}
+
+
+@pytest.mark.parametrize(("message", "most"), [("try again in 0.4 s", 4), ("full", 11)])
+def test_a_closed_loop_leaves_a_server_that_refuses_alone_for_a_while(message, most):
+    class Refusing:
+        async def caption(self, _image):
+            raise OverloadedError(message)
+
+    outcome = asyncio.run(closed_loop(Refusing(), [b"a"], in_flight=1, seconds=1))
+    assert 2 <= outcome.refusals["OVERLOADED"] <= most

@@ -5,12 +5,13 @@ import pytest
 
 pytest.importorskip("helm_python", reason="needs the extra 'deploy'")
 
+from loadtest.knee import TARGET_LOAD
+from loadtest.scaling import measure
 from loadtest.scaling.autoscaler import Autoscaler
 from loadtest.scaling.chart import autoscaler_spec
 from loadtest.scaling.curve import DAY_CURVE, ServiceCurve
 from loadtest.scaling.day import RUSH, rates_of_a_day
 from loadtest.scaling.replay import IN_FLIGHT, RATE, RATIO, needed, replay
-from loadtest.summary import TARGET_LOAD
 
 SPEC = autoscaler_spec()
 OBJECTIVE_SECONDS, OBJECTIVE_SHARE = 2.5, 0.99
@@ -122,6 +123,30 @@ def test_the_measured_server_does_more_the_more_is_in_flight_up_to_its_limit(cur
     assert curve.in_flight == sorted(curve.in_flight)
     assert curve.in_flight[-1] <= curve.limit
     assert curve.knee > curve.per_second[0]
+
+
+@pytest.mark.parametrize(
+    ("limit", "numbers"), [(1, [1]), (20, [1, 2, 4, 8, 12, 16, 20]), (64, [1, 2, 4, 8, 12, 16, 24, 32, 48, 64])]
+)
+def test_ever_more_is_kept_in_flight_up_to_the_servers_limit(limit, numbers):
+    assert list(measure.numbers_up_to(limit)) == numbers
+
+
+def test_what_was_measured_before_a_refusal_is_kept(monkeypatch):
+    async def row(_server, _model, count, _seconds):
+        if count == 8:
+            raise measure.RefusedError("3 DEADLINE_EXCEEDED")
+        return float(count), 0.1, 0.2
+
+    monkeypatch.setattr(measure, "_row", row)
+    monkeypatch.setattr(measure, "_counters", lambda _server: {"ofa_images_in_flight_limit": 64.0})
+    found = measure.measure_curve(None, "m", 1, "a test")
+    assert found.in_flight == [1, 2, 4]
+    assert not found.bounded
+
+
+def test_a_knee_is_one_if_more_was_measured(curve):
+    assert curve.bounded
 
 
 def test_the_day_keeps_the_latency_objective(day):

@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("helm_python", reason="needs the extra 'deploy'")
 
+from loadtest.knee import TARGET_LOAD
 from loadtest.scaling.autoscaler import Autoscaler
 from loadtest.scaling.chart import adapter_query, autoscaler_spec
 from loadtest.scaling.curve import DAY_CURVE, ServiceCurve
 from loadtest.scaling.day import RUSH, rates_of_a_day
 from loadtest.scaling.openmetrics import write_openmetrics
 from loadtest.scaling.replay import IN_FLIGHT, RATE, RATIO, replay
-from loadtest.summary import TARGET_LOAD
 
 PEAK_SERVERS = 6
 BEGIN = 1_700_000_000

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.mix import OK, default_mix
+from loadtest.knee import Knee, conclusion, knee, replicas
+from loadtest.mix import CALLER_LIMIT, OK, default_mix
+from loadtest.report import Findings, write_report
 from loadtest.scraping import Scraper, sums
 from loadtest.shapes import Step, steps_of
-from loadtest.summary import Result, failures, judge, knee, replicas, summarise
+from loadtest.summary import Result, failures, judge, summarise
 
 yaml = pytest.importorskip("yaml", reason="needs the extra 'loadtest'")
 THRESHOLDS = yaml.safe_load((Path(__file__).parents[2] / "loadtest/thresholds.yaml").read_text())
@@ -71,9 +73,40 @@ def test_the_servers_counters_give_batches_and_stages():
 
 def test_the_knee_is_the_last_rate_that_the_server_keeps_up_with():
     summaries = [at(1), at(2), at(4), at(8, seconds=3.0)]
-    assert knee(summaries) == 4
-    assert knee([at(1), at(2), beyond(4, capacity=3)]) == 2
+    assert knee(summaries) == Knee(4, least=False)
+    assert knee([at(1), at(2), beyond(4, capacity=3)]) == Knee(2, least=False)
+    assert knee([at(1), at(2)]) == Knee(2, least=True)
     assert knee([beyond(1, capacity=0.5)]) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"limited_share": 0.5}, "At 4 requests/s the proxy refused 50.0% as too many of one caller: raise"),
+        ({"generator_lag_p99_seconds": 1}, "At 4 requests/s the generator was 1.00 s late"),
+        ({"requests": 10}, "At 4 requests/s the generator sent 4/s: more WORKERS, or another machine"),
+    ],
+)
+def test_a_step_that_says_nothing_of_the_server_is_no_knee_and_is_told(changes, told):
+    summaries = [at(1), at(2), at(4, **changes)]
+    found = knee(summaries, most_lag=0.25)
+    assert found == Knee(2, least=True)
+    assert told in conclusion(summaries, found, 0.25, 1, None)
+
+
+def test_only_who_knows_the_number_of_servers_hears_of_one():
+    summaries = [at(1), at(6), at(12, seconds=3)]
+    found = knee(summaries)
+    assert conclusion(summaries, found, 1, None, None) == "The service keeps up with 6.0 requests/s."
+    assert conclusion(summaries, found, 1, 3, 13).startswith(
+        "The 3 servers together keep up with 6.0 requests/s. That is 2.0 a server. 13 requests/s need 11 servers"
+    )
+    assert "13 requests/s need at most 5 servers" in conclusion(summaries[:2], knee(summaries[:2]), 1, 1, 13)
+
+
+def test_a_proxys_refusal_of_one_caller_is_counted_by_itself():
+    summary = summarise(Step(0, 10, 1), BEGIN, [result(1), result(2, code=CALLER_LIMIT)], {})
+    assert (summary.limited_share, summary.rejected_share) == (0.5, 0.5)
 
 
 def test_replicas_run_at_65_percent_of_the_knee_with_one_to_spare():
@@ -108,15 +141,26 @@ def test_each_threshold_is_judged_by_the_figure_that_comes_nearest_to_it():
     assert found["p99_seconds"].wanted == "max 5"
     (late,) = [one for one in judge(THRESHOLDS, [at(2, p99_seconds=6)]) if not one.holds]
     assert late.name == "p99_seconds"
-    assert judge(THRESHOLDS, [at(50)]) == []
+
+
+def test_what_was_not_measured_is_told_and_breaks_nothing(tmp_path):
+    blind = summarise(Step(0, 10, 2), BEGIN, [result(index / 2) for index in range(20)], {})
+    assert (blind.rows_a_step, blind.images_a_run, blind.stage_seconds) == (None, None, {})
+    assert failures(THRESHOLDS, [blind]) == []
+    (unknown,) = [one for one in judge(THRESHOLDS, [blind]) if one.holds is None]
+    assert (unknown.name, unknown.worst) == ("rows_a_step", None)
+    page = tmp_path / "report.html"
+    write_report(page, Findings("grpc://x:1", "constant", [blind], [unknown], [], Knee(2, least=True), "text"))
+    assert page.read_text().count("not measured") >= 3
+
+
+def test_a_judged_step_that_the_generator_could_not_make_fails():
+    (sentence,) = failures(THRESHOLDS, [at(1, asked=4)])
+    assert sentence == "the generator sent 1 of 4 requests/s: more WORKERS, or another machine"
 
 
 def test_steps_beyond_the_rate_look_for_the_knee_and_may_fail():
     assert failures(THRESHOLDS, [at(2), at(50, wrong_share=0.5)]) == []
-
-
-def test_a_run_of_which_nothing_can_be_judged_fails():
-    assert failures(THRESHOLDS, [at(50)]) == ["no step had at most 4 requests/s: set the thresholds' rate"]
 
 
 def test_every_threshold_is_a_figure_of_the_summary():
@@ -153,3 +197,16 @@ def test_a_server_without_metrics_gives_no_counters():
     with Scraper("http://127.0.0.1:1/metrics") as scraper:
         pass
     assert scraper.growth(0, 1) == {}
+    with Scraper(None) as nobody:
+        pass
+    assert nobody.growth(0, 1) == {}
+
+
+def test_counters_that_shrink_are_of_several_servers_and_tell_nothing():
+    scraper = Scraper(None)
+    scraper._times = [1.0, 2.0, 3.0, 4.0]
+    gauge, counter = "ofa_images_in_flight", "ofa_search_steps_total"
+    scraper._samples = [{gauge: 9, counter: value} for value in (10.0, 30.0, 20.0, 50.0)]
+    scraper._samples[1][gauge] = 1
+    assert scraper.growth(1, 2) == {counter: 20}
+    assert scraper.growth(1, 4) == {}

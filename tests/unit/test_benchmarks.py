@@ -1,15 +1,25 @@
 """What the benchmarks count and write, without measuring."""
 
+import contextlib
 import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ofa_build.plans import PlanError
+from ofa_client import errors
 from ofa_serving.contract import STAGES
 
-from benchmarks import ceiling, machine, report
+from benchmarks import ceiling, contenders, load, machine, report, run
 from benchmarks.arithmetic import gflop_a_caption
 from benchmarks.checkpoints import config_of
+from benchmarks.contenders import Contender
 from benchmarks.plots import floor_ms
+from benchmarks.ways import __main__ as ways
 from benchmarks.ways import report as ways_report
+from loadtest import servers
+from loadtest.loops import Outcome
 
 FASTER, SLOWER = "onnxruntime fp16", "ModelScope"
 
@@ -79,6 +89,122 @@ def test_a_report_says_what_was_measured_where(results, tmp_path):
     for plot in ("stages", "floor", "load"):
         assert f"![{plot}](gpu-tiny-480-{plot}.png)" in text
         assert (tmp_path / f"gpu-tiny-480-{plot}.png").stat().st_size > 0
+
+
+def test_what_was_not_measured_is_a_dash_and_stays_json(results, tmp_path):
+    nothing = {"captions_per_second": None, "latency_ms": None, "latency_ms_least": None, "latency_ms_most": None}
+    results["contenders"][FASTER].update(nothing)
+    for answers in (results["load"][FASTER]["closed"]["4"], results["load"][FASTER]["poisson"]):
+        answers.update({"captions_per_second": 0.0, "p50_ms": None, "p99_ms": None, "requests": 0})
+    report.write_report({**results, "servers": {}}, tmp_path / "tiny")
+    text = (tmp_path / "tiny.md").read_text()
+    assert f"| {FASTER} | - | - | - | - | - | yes |" in text
+    assert f"| {FASTER} | 4 in flight | 0.0 | - | - | 0 | 0 |" in text
+    json.loads((tmp_path / "tiny.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_figures_that_are_no_json_are_not_written(results, tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        report.write_figures({**results, "gflop_a_caption": float("inf")}, tmp_path / "tiny")
+
+
+def test_recorded_figures_are_json():
+    for path in (Path(report.__file__).parent / "results").glob("*.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+def test_a_load_without_answers_gives_figures():
+    figures = load._figures(Outcome(seconds=1))
+    assert (figures["p50_ms"], figures["captions_per_second"]) == (None, 0)
+
+
+class Failing(Contender):
+    """One that fails as the test wants."""
+
+    name, concurrency, precision = "failing", 2, "fp32"
+
+    def __init__(self, **errors):
+        self.errors = errors
+
+    def _fail(self, where):
+        if where in self.errors:
+            raise self.errors[where]
+
+    def __enter__(self):
+        self._fail("start")
+        return self
+
+    def __exit__(self, *_exception):
+        pass
+
+    def caption(self, _image):
+        self._fail("caption")
+        return "a caption"
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [{"start": PlanError("not on this GPU")}, {"caption": errors.DeadlineExceededError("30 s passed")}],
+)
+def test_a_contender_that_cannot_be_built_or_captions_nothing_is_left_out(errors, capsys):
+    with contextlib.ExitStack() as stack:
+        assert run._first_caption(Failing(**errors), Path("x"), stack) is None
+        assert run._first_caption(Failing(), Path("x"), stack) == "a caption"
+    assert "failing does not start: " in capsys.readouterr().err
+
+
+def test_a_server_is_built_when_it_is_started(monkeypatch, tmp_path):
+    def built(*_arguments):
+        raise PlanError("not on this GPU")
+
+    monkeypatch.setattr(contenders, "built", built)
+    server = contenders.Server(tmp_path, "onnxruntime", "fp32", tmp_path, 1)
+    with pytest.raises(PlanError):
+        server.__enter__()
+
+
+def test_a_refusal_costs_a_round_its_own_figure_alone(monkeypatch):
+    monkeypatch.setattr(run, "ceilings", lambda _device: {"fp32": 1.0})
+    images = [Path("x"), Path("y")]
+    slow, right = Failing(caption=errors.DeadlineExceededError("30 s passed")), Failing()
+    slow.name = "slow"
+    rounds = [run._round([slow, right], images, 1, 0, "cpu")]
+    assert rounds[0]["slow"] == (None, None)
+    assert run._summary(slow, rounds, images)["captions_per_second"] is None
+    assert run._summary(right, rounds, images)["captions_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"), [([], (8, 64)), (["--size=huge"], (1, 1)), (["--size=huge", "--device=gpu"], (8, 64))]
+)
+def test_large_models_get_less_at_a_time_on_a_cpu(flags, wanted, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run", *flags])
+    given = run._flags()
+    assert (given.concurrency, given.largest_batch) == wanted
+
+
+def test_cores_are_those_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 3)
+    assert machine.describe()["cores"] == 3
+    monkeypatch.setattr(servers, "usable_cores", lambda: 3)
+    assert servers.machine().startswith("3 cores of ")
+
+
+def test_other_ways_run_the_checkpoint_that_was_built(monkeypatch, tmp_path):
+    built = SimpleNamespace(checkpoint=SimpleNamespace(sha256="a", name="coco"))
+    monkeypatch.setattr(ways.Manifest, "read", lambda _path: built)
+    monkeypatch.setattr(ways, "load_checkpoint", lambda _path: SimpleNamespace(sha256=digest))
+    digest = "a"
+    ways._check(tmp_path, Path("coco"))
+    digest = "b"
+    with pytest.raises(SystemExit, match="was built from coco, not from emoji: give"):
+        ways._check(tmp_path, Path("emoji"))
+
+
+@pytest.mark.parametrize(("names", "output"), [([], "ways"), (["coco"], "ways-coco")])
+def test_other_ways_of_another_checkpoint_have_a_result_of_their_own(names, output, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ways", *names])
+    assert ways._flags().output.name == output
 
 
 def test_a_run_of_a_gpus_engines_on_the_host_is_no_measurement_of_them(results, tmp_path):
