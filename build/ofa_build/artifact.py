@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,17 +15,21 @@ from ofa_serving.images import load_pixels
 from ofa_serving.local import LocalCaptioner
 from ofa_serving.manifest import FILE_NAME, CheckpointRecord, FileRecord, Manifest
 
-from .checkpoint import Checkpoint
-from .export.graphs import CROSS, ENCODER, STEP, export_graphs
+from .checkpoint import Checkpoint, CheckpointError
+from .export.graphs import CROSS, ENCODER, STEP, export_graphs, weights_of
 from .export.quantization import quantize_encoder, quantize_projection
 from .model import OFA
 from .plans import build_plan
+from .replacing import replacing
 from .repository import Serving, Shape, model_configs, write_configs
 
 log = logging.getLogger(__name__)
 
 KNOWN_IMAGE = Path(__file__).parent / "known_image.jpg"
 """The image whose caption every server must give before it is ready."""
+
+_POSITIONS = MAX_LENGTH + 1
+"""Of the decoder, which the longest caption that may be asked for and its end take."""
 
 
 def build_artifact(
@@ -45,19 +47,26 @@ def build_artifact(
 
     Returns:
         ``artifacts/name``.
+
+    Raises:
+        CheckpointError: the checkpoint can be read, but not served.
+        PlanError: TensorRT does not build a graph.
+        OSError: there is no room for the folder, or it cannot be replaced; the older one is then still there.
     """
+    _check_positions(checkpoint)
     artifacts.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=artifacts))
-    try:
-        _fill(partial, checkpoint, source, name, serving, pictures)
-        final = artifacts / name
-        if final.exists():
-            shutil.rmtree(final)
-        partial.chmod(0o755)
-        return partial.rename(final)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with replacing(artifacts / name) as folder:
+        _fill(folder, checkpoint, source, name, serving, pictures)
+    return artifacts / name
+
+
+def _check_positions(checkpoint: Checkpoint) -> None:
+    # Two rows of the table are beyond what the configuration counts.
+    most, needed = checkpoint.config.max_position_embeddings, _POSITIONS - 2
+    if most < needed:
+        raise CheckpointError(
+            f"max_position_embeddings is {most}: to serve captions of up to {MAX_LENGTH} tokens takes {needed} or more"
+        )
 
 
 def _fill(
@@ -98,7 +107,7 @@ def _write_graphs(encoder: Path, decoder: Path, checkpoint: Checkpoint, precisio
         image_size=settings.patch_image_size,
         mean=settings.mean,
         std=settings.std,
-        positions=MAX_LENGTH + 1,
+        positions=_POSITIONS,
         precision=precision,
     )
 
@@ -110,6 +119,10 @@ def _write_canary(folder: Path, name: str, serving: Serving) -> None:
     image = KNOWN_IMAGE.read_bytes()
     with LocalCaptioner(folder / "model_repository", name, engine=engine, device="cpu") as captioner:
         (captions,) = captioner.captions([image], num_captions=captioner.defaults.beam_size)
+    if not captions:
+        raise CheckpointError(
+            f"in {serving.precision} the model has no caption for the known image: its numbers overflow"
+        )
     (folder / "canary").mkdir()
     (folder / "canary" / "image").write_bytes(image)
     (folder / "canary" / "canary.json").write_text(json.dumps({"captions": captions}, ensure_ascii=False) + "\n")
@@ -125,6 +138,7 @@ def _replace_by_plans(repository: Path, names: Names, serving: Serving) -> None:
     for graph, most in graphs.items():
         build_plan(graph, graph.with_suffix(".plan"), most)
         graph.unlink()
+        weights_of(graph).unlink(missing_ok=True)
 
 
 def _manifest(folder: Path, checkpoint: Checkpoint, source: str, name: str, shape: Shape, serving: Serving) -> Manifest:
@@ -148,7 +162,7 @@ def _manifest(folder: Path, checkpoint: Checkpoint, source: str, name: str, shap
         device="gpu" if serving.gpu else "cpu",
         gpu=visible_gpu() if serving.engine == "tensorrt" else None,
         versions={package: installed_version(package) or "" for package in sorted(packages)},
-        files=tuple(FileRecord.of(folder, path) for path in _files(folder / "model_repository")),
+        files=tuple(FileRecord.of(folder, path) for path in _files(folder)),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -158,5 +172,5 @@ def _distinct(checkpoint: Checkpoint) -> Iterable:
     return {tensor.data_ptr(): tensor for tensor in checkpoint.state_dict.values()}.values()
 
 
-def _files(repository: Path) -> list[Path]:
-    return sorted(path for path in repository.rglob("*") if path.is_file())
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -40,7 +40,10 @@ class CheckpointRecord:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file the models read: an engine, the vocabulary. ``path`` is relative to the manifest's folder."""
+    """A file the server reads: an engine, the vocabulary, the known image.
+
+    ``path`` is relative to the manifest's folder.
+    """
 
     path: str
     size: int
@@ -66,7 +69,7 @@ class Manifest:
         device: ``cpu`` or ``gpu``.
         gpu: the GPU a plan was built on; None for engines that are not tied to one.
         versions: of the packages it was built with, by distribution name.
-        files: every file that serving depends on.
+        files: every file that serving depends on; the builder names all but the manifest itself.
         created: when, ISO 8601 in UTC.
 
     """
@@ -137,6 +140,7 @@ class Manifest:
         self._verify_versions()
         self._verify_gpu()
         self._verify_files(directory)
+        self._verify_that_is_all(directory)
 
     def _verify_versions(self) -> None:
         built = self.versions.get(self.engine)
@@ -178,6 +182,16 @@ class Manifest:
         for record, digest in zip(self.files, _sha256_all(paths), strict=True):
             if digest != record.sha256:
                 raise ManifestError(f"{record.path} of {self.name} is damaged (its hash differs): build it again")
+
+    def _verify_that_is_all(self, directory: Path) -> None:
+        """Triton serves whatever its repository holds, and of a model the version with the highest number."""
+        named = {record.path for record in self.files}
+        if not any(path.endswith("/config.pbtxt") for path in named):
+            return  # written by hand, of engines alone: the builder names each model's configuration
+        for folder, _, names in os.walk(directory / "model_repository", followlinks=True):
+            for path in (Path(folder, name).relative_to(directory) for name in names):
+                if path.as_posix() not in named and path.parent.name != "__pycache__":
+                    raise ManifestError(f"{path} of {self.name} is not in its manifest: remove it or build it again")
 
 
 def _sha256(path: Path) -> str:

@@ -2,12 +2,15 @@
 
 import json
 import random
+import zipfile
 from argparse import Namespace
 from pathlib import PurePosixPath
 
+import numpy as np
 import pytest
 import torch
 from ofa_build.checkpoint import CheckpointError, load_checkpoint
+from ofa_build.checkpoint.files import read_pickle
 from small_checkpoints import golden_checkpoint
 
 ARGUMENTS = {
@@ -162,6 +165,41 @@ def test_arguments_that_weights_do_not_show(folder):
     assert (config.scale_embedding, config.activation_function, config.interpolate_position) == (True, "relu", True)
 
 
+def renamed(path, old: bytes, new: bytes):
+    """The file with another word in its pickle."""
+    other = path.with_name("renamed.pt")
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(other, "w") as changed:
+        for name in archive.namelist():
+            content = archive.read(name)
+            changed.writestr(name, content.replace(old, new) if name.endswith("data.pkl") else content)
+    return other
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_numpys_numbers_are_read_as_pythons(folder, module):
+    """OFA's own scripts keep the best score as one; numpy 1 and 2 have other names for it."""
+    scores = {"best": np.float64(1.25), "val_loss": np.float32(2.5), "updates": np.array(7, dtype=">i4")[()]}
+    path = renamed(write(folder, extra_state=scores), b"numpy.core.multiarray", module)
+    assert_same_model(load_checkpoint(path), "en-default")
+    assert read_pickle(path)["extra_state"] == {"best": 1.25, "val_loss": 2.5, "updates": 7}
+    assert {type(value) for value in read_pickle(path)["extra_state"].values()} == {float, int}
+
+
+def test_numpys_numbers_in_a_file_of_the_old_format(folder):
+    torch.save({"best": np.float64(1.25)}, folder / "old.pt", _use_new_zipfile_serialization=False)
+    assert read_pickle(folder / "old.pt") == {"best": 1.25}
+
+
+@pytest.mark.parametrize("kind", ["O", "V8", "U4", [("a", "f8")]])
+def test_numpys_other_types_are_refused(folder, kind):
+    assert refusal(write(folder, extra_state=np.dtype(kind))).startswith("caption.pt is refused: ")
+
+
+def test_beside_numpys_numbers_only_what_is_refused_is_named(folder):
+    path = write(folder, extra_state={"best": np.float64(1), "where": PurePosixPath("here")})
+    assert refusal(path) == "caption.pt is refused: beside weights it holds pathlib.PurePosixPath"
+
+
 def test_heads_that_were_not_scaled_are_scaled_by_one(folder):
     weights = {name: tensor for name, tensor in fairseq_weights("en-default").items() if "c_attn" not in name}
     checkpoint = load_checkpoint(write(folder, weights=weights))
@@ -186,6 +224,13 @@ def test_heads_that_were_not_scaled_are_scaled_by_one(folder):
 def test_an_argument_that_cannot_be_honoured_is_named(folder, name, value):
     named = {"activation_fn": "activation_function"}.get(name, name)
     assert f"{named} is {value!r}; " in refusal(write(folder, arguments={name: value}))
+
+
+def test_dictionaries_are_found_from_where_ofas_scripts_save(tmp_path):
+    write_english_dictionaries(tmp_path / "utils" / "BPE")
+    folder = tmp_path / "run_scripts" / "caption" / "stage1_checkpoints" / "2_0.06_2500"
+    folder.mkdir(parents=True)
+    assert_same_model(load_checkpoint(write(folder)), "en-default")
 
 
 def test_missing_dictionaries_are_named(tmp_path):

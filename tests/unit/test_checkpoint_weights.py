@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 from ofa_build.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ofa_build.checkpoint.files import sha256
 from ofa_build.model import OFA
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from small_checkpoints import copy_checkpoint, golden_checkpoint
 
 GOLDEN_WEIGHTS = golden_checkpoint() / "pytorch_model.bin"
@@ -169,6 +171,21 @@ def test_tied_weights_that_a_file_stores_once_are_filled_in(directory, state, go
     assert len(pointers) == 1
 
 
+def test_tied_weights_that_safetensors_stores_under_another_name(directory, golden):
+    model = OFA(golden.config)
+    model.load_state_dict(golden.state_dict)
+    save_model(model, str(directory / "model.safetensors"))  # keeps the first name in the alphabet
+    assert_same_weights(load_checkpoint(directory), golden)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers_are_named(directory, state, number):
+    bias = state["encoder.image_proj.bias"].clone()
+    bias[3] = number
+    put(directory, state | {"encoder.image_proj.bias": bias})
+    assert refusal(directory) == "the checkpoint has weights that are no finite numbers: encoder.image_proj.bias"
+
+
 def test_tied_weights_that_differ_are_refused(directory, state):
     name = "decoder.output_projection.weight"
     put(directory, state | {name: state[name] + 1})
@@ -219,6 +236,58 @@ def test_a_file_that_would_run_code_is_refused_unrun(directory, tmp_path, name, 
     assert message.startswith(f"{name} is refused: ")
     assert not zipped or "posix.mkdir" in message
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.safetensors"])
+def test_weights_that_hash_to_something_else_are_not_even_looked_into(directory, tmp_path, name):
+    path = directory / name
+    torch.save({"weight": Malicious(tmp_path / "trace")}, path)
+    with pytest.raises(CheckpointError, match=r"^the weights hash to [0-9a-f]{64}, not to what was asked for$"):
+        load_checkpoint(path if name == "model.pt" else directory, sha256="0" * 64)
+
+
+def test_a_hash_may_be_written_in_capitals(golden):
+    assert load_checkpoint(golden_checkpoint(), sha256=golden.sha256.upper()).sha256 == golden.sha256
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (LFS_POINTER, "is Git LFS's pointer to the weights: fetch them with git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "is a web page, not weights: download the file itself"),
+    ],
+)
+def test_what_stands_in_for_weights_is_called_by_its_name(directory, name, content, reason):
+    (directory / name).write_bytes(content)
+    assert refusal(directory / name if name == "model.pt" else directory) == f"{name} {reason}"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FileNotFoundError(2, "No such file or directory"), "is missing"),
+        (PermissionError(13, "Permission denied"), "cannot be read: Permission denied"),
+    ],
+)
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(monkeypatch, error, reason):
+    monkeypatch.setattr(Path, "open", lambda *_: raise_(error))
+    with pytest.raises(CheckpointError, match=f"^pytorch_model.bin {reason}$"):
+        sha256([GOLDEN_WEIGHTS])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_file_that_is_too_large_is_not_called_damaged(directory, state, monkeypatch, error):
+    put(directory, state)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: raise_(error))
+    assert refusal(directory) == "pytorch_model.bin does not fit into this machine's memory"
+
+
+def raise_(error):
+    raise error
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\3\4" + bytes(100), pickle.dumps({"a": 1}, protocol=2)])

@@ -95,6 +95,38 @@ def test_an_engine_with_other_bytes_is_named(tmp_path):
     assert refusal(manifest, tmp_path) == f"{ENGINE} of ofa_caption is damaged (its hash differs): build it again"
 
 
+@pytest.fixture
+def whole(tmp_path):
+    """A manifest as the builder writes it: of every file."""
+    config = tmp_path / "model_repository/ofa_encoder/config.pbtxt"
+    built(tmp_path)
+    config.write_text('name: "ofa_encoder"')
+    return built(tmp_path, files=tuple(FileRecord.of(tmp_path, path) for path in (tmp_path / ENGINE, config)))
+
+
+@pytest.mark.parametrize("path", ["other/config.pbtxt", "ofa_encoder/2/model.py", "ofa_encoder/1/model.onnx.data"])
+def test_a_file_that_the_builder_did_not_make_is_named(tmp_path, whole, path):
+    added = tmp_path / "model_repository" / path
+    added.parent.mkdir(parents=True, exist_ok=True)
+    added.write_text("")
+    message = f"model_repository/{path} of ofa_caption is not in its manifest: remove it or build it again"
+    assert refusal(whole, tmp_path) == message
+
+
+def test_a_model_behind_a_link_is_named_too(tmp_path, whole):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/config.pbtxt").write_text("")
+    (tmp_path / "model_repository/other").symlink_to(tmp_path / "elsewhere")
+    assert refusal(whole, tmp_path).startswith("model_repository/other/config.pbtxt of ofa_caption is not")
+
+
+def test_what_python_compiled_is_no_news(tmp_path, whole):
+    cache = tmp_path / "model_repository/ofa_encoder/1/__pycache__"
+    cache.mkdir()
+    (cache / "model.cpython-311.pyc").write_bytes(b"")
+    whole.verify(tmp_path)
+
+
 def test_a_graph_runs_in_later_versions_of_its_runtime(tmp_path):
     built(tmp_path, versions={"onnxruntime": "1.9.2"}).verify(tmp_path)
 

@@ -16,8 +16,10 @@ _MASK = "<mask>"
 _ENGLISH_FILES = ("dict.txt", "encoder.json", "vocab.bpe")
 _CHINESE_FILES = ("dict.txt", "vocab.txt")
 _FOLDERS = {"en": ("BPE", "utils/BPE"), "zh": ("BERT_CN_dict", "utils/BERT_CN_dict")}
-_ABOVE = 3
-"""Folders looked into: the checkpoint's own and those above it; OFA's repository keeps both a level down."""
+_FOLDERS_UP = 6
+"""Folders looked into: the checkpoint's own and those above it. OFA's scripts save four below its repository's own, in
+``run_scripts/caption/stage1_checkpoints/2_0.06_2500``.
+"""
 
 
 def find_vocabulary(directory: Path, language: str | None) -> tuple[str, dict[str, bytes]]:
@@ -61,7 +63,7 @@ def chinese_vocabulary(dictionary: str) -> dict[str, bytes]:
 
 def _folders(directory: Path, language: str) -> Iterator[Path]:
     here = directory.resolve()
-    for above in [here, *here.parents][:_ABOVE]:
+    for above in [here, *here.parents][:_FOLDERS_UP]:
         yield from (above, *(above / name for name in _FOLDERS[language]))
 
 

@@ -11,16 +11,17 @@ from typing import Any
 from ofa_serving.tokenizer import VOCABULARY_FILES, Tokenizer, VocabularyError
 
 from ..model.config import ConfigError, OFAConfig
+from .files import find_weights, read_weights, sha256
 from .settings import language_of, settings_of
 from .types import CHINESE_PROMPT, Checkpoint, CheckpointError, PipelineSettings
-from .weights import find_weights, fit_weights, read_weights, sha256
+from .weights import fit_weights
 
 _TOKENIZER_CONFIG = {"clean_up_tokenization_spaces": False, "add_prefix_space": False, "do_lower_case": True}
 """What a ``tokenizer_config.json`` may say of how texts are read and written."""
 
 
-def read_directory(directory: Path) -> Checkpoint:
-    """Read a checkpoint directory.
+def read_directory(directory: Path, expected: str | None = None) -> Checkpoint:
+    """Read a checkpoint directory, whose weights hash to what is ``expected``, if anything is.
 
     Raises:
         CheckpointError: naming the file, field or weight that is missing or cannot be honoured.
@@ -37,13 +38,14 @@ def read_directory(directory: Path) -> Checkpoint:
     settings = settings_of(configuration, tokenizer)
     check_sizes(config, settings, tokenizer)
     weights = find_weights(directory)
+    digest = sha256(weights, expected)
     return Checkpoint(
         config=config,
         settings=settings,
         state_dict=fit_weights(read_weights(weights), config),
         tokenizer_files=files,
         source_format="modelscope" if is_modelscope else "huggingface",
-        sha256=sha256(weights),
+        sha256=digest,
     )
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from ..model.config import RESNET_BLOCKS, OFAConfig
 from .dictionaries import find_vocabulary
 from .directory import check_sizes, read_config, read_tokenizer
+from .files import read_pickle, sha256
 from .settings import settings_of
 from .types import CHINESE_PROMPT, ENGLISH_PROMPT, Checkpoint, CheckpointError
-from .weights import fit_weights, is_derived, read_pickle, sha256
+from .weights import fit_weights, is_derived
 
 _RENAMES = (
     ("self_attn_ln", "self_attn_mid_layer_norm"),
@@ -58,13 +59,18 @@ _EVALUATION = {
 """fairseq's names of generation settings, and ModelScope's."""
 
 
-def read_fairseq(path: Path) -> Checkpoint:
+def read_fairseq(path: Path, expected: str | None = None) -> Checkpoint:
     """Read a ``.pt`` file and the dictionaries beside it (in its folder, or ``utils/BPE`` of that or one above).
+
+    Args:
+        path: the file.
+        expected: what it must hash to, if anything.
 
     Raises:
         CheckpointError: naming what is missing or cannot be honoured.
 
     """
+    digest = sha256([path], expected)
     content = read_pickle(path)
     weights = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
@@ -86,7 +92,7 @@ def read_fairseq(path: Path) -> Checkpoint:
         state_dict=fit_weights(state, config),
         tokenizer_files=files,
         source_format="fairseq",
-        sha256=sha256([path]),
+        sha256=digest,
     )
 
 

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import re
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
+from ofa_serving.tokenizer import VOCABULARY_FILES
+
+from .files import WEIGHT_FILES
 from .types import CheckpointError
 
-_NAME = re.compile(r"(?:(modelscope|huggingface):)?([\w.-]+/[\w.-]+)", re.ASCII)
+_NAME = re.compile(
+    r"(?:(modelscope|huggingface):)?((?!\.)[\w.-]+/(?!\.)[\w.-]+)(?<!\.pt)(?<!\.bin)(?<!\.safetensors)", re.ASCII
+)
+"""What begins with a dot or ends as a file of weights does is a path that is mistyped."""
+
 _HUGGING_FACE_OWNERS = ("OFA-Sys",)
-_FILES = ["*.json", "*.txt", "*.bin", "*.safetensors"]
-"""What a checkpoint consists of; pictures and documentation stay on the hub."""
+
+_SHARD = "-{0}-of-{0}".format("[0-9]" * 5)
+_FILES = [
+    *("config.json", "configuration.json", "tokenizer_config.json"),
+    *(name for names in VOCABULARY_FILES.values() for name in names),
+    *WEIGHT_FILES,
+    *(f"model{_SHARD}.safetensors", f"pytorch_model{_SHARD}.bin"),
+]
+"""What a checkpoint consists of, and no pattern that a path matches: not every library keeps one that a hub lists as
+``../../x.json`` inside its cache.
+"""
+
+_UNKNOWN = (401, 404)
+"""The status codes by which a hub says that it does not have a model, or does not say whether it does."""
 
 _SHOWN = 160
 """Characters of a library's own message that ours repeats."""
@@ -35,11 +56,28 @@ def fetch(source: str) -> Path:
     hub = hub or ("huggingface" if name.split("/")[0] in _HUGGING_FACE_OWNERS else "modelscope")
     try:
         return Path(_from_hugging_face(name) if hub == "huggingface" else _from_modelscope(name))
-    except ImportError as error:
-        raise CheckpointError(f"{name} is fetched with a library that is not installed: {error.name}") from error
     except Exception as error:  # each library has its own kinds, and those of what it uses for HTTP
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise CheckpointError(f"{name} could not be fetched from {hub}: {reason[:_SHOWN]}") from error
+        why = _reason(error)
+        raise CheckpointError(
+            f"there is no directory {source}, and it could not be fetched from {hub}: {why}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"its library is not installed: {error.name}"
+    causes = list(_causes(error))
+    if any(isinstance(cause, ConnectionError | TimeoutError | socket.gaierror) for cause in causes):
+        return "the hub does not answer"
+    if any(getattr(getattr(cause, "response", None), "status_code", None) in _UNKNOWN for cause in causes):
+        return "the hub has no such model that everyone may read"
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:_SHOWN]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _from_hugging_face(name: str) -> str:

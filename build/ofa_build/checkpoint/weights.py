@@ -1,17 +1,10 @@
-"""Weight files to named float32 tensors that fit a model. Nothing in a file is run."""
+"""Named tensors to the float32 weights of a model, which they must fit."""
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
-import pickle
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -20,67 +13,11 @@ from ..model import OFA
 from ..model.config import OFAConfig
 from .types import CheckpointError
 
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-"""Where a directory's weights can be, in the order in which ModelScope itself looks."""
-
-_TIED = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")
-"""Names that can share ``encoder.embed_tokens.weight``, and that some files then leave out."""
+_TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
+"""Names that share one tensor (the last one only where the configuration says so), which some files store once."""
 
 _SHOWN = 3
 """Names that a message lists before it only counts."""
-
-
-def find_weights(directory: Path) -> list[Path]:
-    """Give the weight files of a ModelScope or Hugging Face directory: one, or its shards in order."""
-    for name in WEIGHT_FILES:
-        path = directory / name
-        if path.is_file():
-            return _shards(path) if path.suffix == ".json" else [path]
-    raise CheckpointError(f"the checkpoint has no weights: {', '.join(WEIGHT_FILES)} are all missing")
-
-
-def read_weights(paths: Iterable[Path]) -> dict[str, Tensor]:
-    """Read one checkpoint's weight files into one dictionary of tensors."""
-    state: dict[str, Tensor] = {}
-    for path in paths:
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-        if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-            raise CheckpointError(f"{path.name} holds something else than named tensors")
-        state.update(content)
-    return state
-
-
-def read_pickle(path: Path) -> Any:
-    """Read a file of ``torch.save`` without running code from it.
-
-    Tensors, plain values and ``argparse.Namespace`` (in which fairseq keeps a model's arguments) are all it may hold.
-
-    Raises:
-        CheckpointError: if the file holds other objects, or is damaged.
-
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path.name} is refused: {_reason(path)}") from error
-    except Exception as error:  # a damaged archive raises many kinds
-        raise CheckpointError(f"{path.name} is damaged or not a file of weights") from error
-
-
-def sha256(paths: Iterable[Path]) -> str:
-    """Give the hash of the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def fit_weights(state: Mapping[str, Tensor], config: OFAConfig) -> dict[str, Tensor]:
@@ -89,7 +26,8 @@ def fit_weights(state: Mapping[str, Tensor], config: OFAConfig) -> dict[str, Ten
     Buffers that follow from the configuration are dropped, tied weights that a file stores once are filled in.
 
     Raises:
-        CheckpointError: naming weights that are missing, not the model's, of another shape, or tied but different.
+        CheckpointError: naming weights that are missing, not the model's, of another shape, tied but different, or no
+            finite numbers.
 
     """
     state = {name: tensor for name, tensor in state.items() if not is_derived(name)}
@@ -107,7 +45,13 @@ def fit_weights(state: Mapping[str, Tensor], config: OFAConfig) -> dict[str, Ten
         lambda name: f"{name} {list(state[name].shape)} instead of {list(expected[name].shape)}",
     )
     converted = {id(state[name]): _float32(state[name]) for name in expected}  # tied weights stay one tensor
-    return {name: converted[id(state[name])] for name in expected}
+    weights = {name: converted[id(state[name])] for name in expected}
+    _refuse(
+        [name for name, tensor in weights.items() if not tensor.isfinite().all()],
+        "has weights that are no finite numbers",
+        str,
+    )
+    return weights
 
 
 def is_derived(name: str) -> bool:
@@ -116,12 +60,12 @@ def is_derived(name: str) -> bool:
 
 
 def _fill(state: dict[str, Tensor], expected: Mapping[str, Tensor], config: OFAConfig) -> None:
-    embedding = state.get("encoder.embed_tokens.weight")
-    for name in _TIED if config.share_decoder_input_output_embed else _TIED[:1]:
-        if embedding is not None:
-            if not torch.equal(state.get(name, embedding), embedding):
-                raise CheckpointError(f"the weights {name} and encoder.embed_tokens.weight are tied, but they differ")
-            state[name] = embedding
+    tied = _TIED if config.share_decoder_input_output_embed else _TIED[:-1]
+    stored = [name for name in tied if name in state]
+    for name in tied if stored else ():
+        if not torch.equal(state.get(name, state[stored[0]]), state[stored[0]]):
+            raise CheckpointError(f"the weights {name} and {stored[0]} are tied, but they differ")
+        state[name] = state[stored[0]]
     for name, tensor in expected.items():
         if name.endswith("num_batches_tracked"):  # of use in training alone; some writers leave it out
             state.setdefault(name, torch.zeros(tensor.shape, dtype=tensor.dtype))
@@ -136,35 +80,6 @@ def _refuse(names: list[str], what: str, describe: Callable[[str], str]) -> None
 
 def _float32(tensor: Tensor) -> Tensor:
     return tensor.float().contiguous() if tensor.is_floating_point() else tensor
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index.name} is not an index of weight files") from error
-    for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{index.name} names a file outside the checkpoint")
-        if not (index.parent / name).is_file():
-            raise CheckpointError(f"the weight file {name} is missing")
-    return [index.parent / name for name in names]
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path.name} is damaged or not a file of weights") from error
-
-
-def _reason(path: Path) -> str:
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # only archives can be looked into; a bare pickle cannot
-        names = []
-    names = [name for name in names if name != "argparse.Namespace"]
-    return f"beside weights it holds {', '.join(names[:_SHOWN])}" if names else "it holds more than weights"
 
 
 class _WithoutMemory(TorchFunctionMode):

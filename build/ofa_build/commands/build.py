@@ -6,13 +6,15 @@ import argparse
 import logging
 import re
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+from ofa_serving.containers import JPEG_SIGNATURE
 from ofa_serving.contract import DEFAULT_NAME, CaptionError
-from ofa_serving.images import load_pixels
+from ofa_serving.images import ImageLimits, load_pixels
 
 from ..artifact import build_artifact
-from ..checkpoint import CheckpointError, load_checkpoint
+from ..checkpoint import load_checkpoint
 from ..choice import AUTO, ENGINES, ChoiceError, choose, cpu_instructions
 from ..plans import load_tensorrt
 from ..repository import Serving
@@ -21,6 +23,9 @@ log = logging.getLogger("ofa-build")
 
 PICTURES = 200
 """A range is known after a few; each is a run of the encoder."""
+
+_SIGNATURES = (JPEG_SIGNATURE, b"\x89PNG", b"RIFF", b"GIF8", b"BM")
+"""How the files of the formats that are served begin."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -66,11 +71,7 @@ def run(flags: argparse.Namespace) -> None:
         raise ChoiceError(f"--pictures is for int8, not for {choice.precision}")
     pictures = _pictures(flags.pictures) if choice.precision == "int8" else ()
     serving = replace(Serving.on(flags.device, choice.engine, choice.precision), threads=flags.threads)
-    checkpoint = load_checkpoint(flags.checkpoint)
-    if flags.sha256 not in (None, checkpoint.sha256):
-        raise CheckpointError(
-            f"the weights of {flags.checkpoint} hash to {checkpoint.sha256}, not to what was asked for"
-        )
+    checkpoint = load_checkpoint(flags.checkpoint, flags.sha256)
     folder = build_artifact(checkpoint, flags.checkpoint, flags.name, flags.artifacts, serving, pictures)
     log.info("built %s", folder)
 
@@ -79,16 +80,28 @@ def _pictures(folder: Path | None) -> list[bytes]:
     """Picture files from all over a folder; what cannot be read is named and passed over."""
     if folder is None:
         raise ChoiceError("int8 needs --pictures FOLDER: pictures like those to be captioned")
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
-    pictures = []
-    for path in paths[:: -(-len(paths) // PICTURES) or 1]:
-        data = path.read_bytes()
-        try:
-            load_pixels(data, size=1)
-        except CaptionError as error:
-            log.warning("%s is passed over: %s", path.name, error)
-        else:
-            pictures.append(data)
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and _begins_as_picture(path))
+    step = -(-len(paths) // PICTURES) or 1
+    spread = (path for start in range(step) for path in paths[start::step])  # every n-th, then those between
+    pictures = list(islice(filter(None, map(_picture, spread)), PICTURES))
     if not pictures:
         raise ChoiceError(f"--pictures {folder} has no picture that can be read")
     return pictures
+
+
+def _begins_as_picture(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4).startswith(_SIGNATURES)
+
+
+def _picture(path: Path) -> bytes | None:
+    if path.stat().st_size > ImageLimits.max_bytes:  # a film may begin as a picture does
+        log.warning("%s is passed over: it has more than %d bytes", path.name, ImageLimits.max_bytes)
+        return None
+    data = path.read_bytes()
+    try:
+        load_pixels(data, size=1)
+    except CaptionError as error:
+        log.warning("%s is passed over: %s", path.name, error)
+        return None
+    return data
