@@ -12,10 +12,7 @@ from pathlib import Path
 
 from .contract import CaptionError, Code
 from .draining import DRAIN_VARIABLE
-from .waiting import PriorityClass
-
-BATCH_SHARE = 0.5
-"""The part of the room that requests of the batch class may take; the rest is kept for interactive ones."""
+from .waiting import BATCH_SHARE, PriorityClass
 
 IN_TIME = 0.8
 """The part of the longest time that a request may take in which the last one admitted is to be answered."""
@@ -79,20 +76,26 @@ class Admission:
                 raise CaptionError(Code.OVERLOADED, f"too many images are being captioned; try again in {seconds} s")
             self._change(load, 1)
 
-    def leave(self, load: Load = ONE) -> None:
-        """Counts one request less. Call it after the answer has been sent: at zero the server may end."""
+    def leave(self, load: Load = ONE, took: float | None = math.inf) -> None:
+        """Counts one request less. Call it after the answer has been sent: at zero the server may end.
+
+        Args:
+            load: as it entered.
+            took: seconds from its arrival to its captions; None if it has none, which says nothing of how long they
+                take: a server from which most are given up would be believed the fastest.
+        """
         with self._lock:
             self._change(load, -1)
-            if self._requests:
-                self._pace.note(load.images)
-            else:
+            if not self._requests:
                 self._pace = _Pace()  # idle time says nothing
+            elif took is not None:
+                self._pace.note(load.images, took)
 
     def _fits(self, load: Load, share: float) -> bool:
         if not self._requests:
             return True
         images, size = self._images + load.images, self._bytes + load.bytes
-        in_time = images * self._pace.interval <= IN_TIME * self._max_seconds
+        in_time = images * self._pace.interval <= share * IN_TIME * self._max_seconds
         return images <= share * self._max_images and size <= share * self._max_bytes and in_time
 
     def _change(self, load: Load, sign: int) -> None:
@@ -112,12 +115,13 @@ class _Pace:
     def __init__(self) -> None:
         self.interval, self._last, self._noted = 0.0, math.inf, 0
 
-    def note(self, images: int) -> None:
-        """Some images are done, and others wait; the time until the next ones counts."""
+    def note(self, images: int, took: float) -> None:
+        """Some images are captioned, and others wait; the time until the next ones counts, if they took as long."""
         now = time.monotonic()
         if self._last < now:
             self._noted += 1
-            self.interval += max(_SMOOTHING, 1 / self._noted) * ((now - self._last) / images - self.interval)
+            seconds = min(now - self._last, took)
+            self.interval += max(_SMOOTHING, 1 / self._noted) * (seconds / images - self.interval)
         self._last = now
 
     def seconds(self, images: int) -> int:

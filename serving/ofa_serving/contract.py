@@ -14,7 +14,7 @@ DEFAULT_NAME = "ofa_caption"
 """The public model's name unless the checkpoint was built under another ``NAME``."""
 
 STAGES = ("preprocess_queue", "preprocess", "encode", "search_queue", "search")
-"""What ``timing_ms`` holds, in the pipeline's order. ``encode`` includes the wait in the encoder's dynamic batcher."""
+"""What ``timing_ms`` holds, in the pipeline's order. ``encode`` includes the wait for the encoder."""
 
 
 class Tensor(StrEnum):

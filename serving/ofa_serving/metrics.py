@@ -8,7 +8,7 @@
 | ``ofa_image_size_bytes`` | histogram | model | the files that arrive |
 | ``ofa_canary_total`` | counter | model, code | the probes' requests, which count nowhere else but in the search |
 | ``ofa_images_in_flight_limit`` | gauge | model | at how many images in flight one more is refused |
-| ``ofa_requests_stuck`` | gauge | model | requests long given up whose stage has not answered: it hangs |
+| ``ofa_requests_stuck`` | gauge | model | requests with a stage long after their deadline, and those left unanswered |
 | ``ofa_server_restarts_total`` | counter | model | how often the launcher started the failed server again |
 | ``ofa_model_start_time_seconds`` | gauge | model | when the model was loaded, Unix time |
 | ``ofa_captions_waiting``, ``ofa_captions_searching`` | gauge | model | outside and inside the running beam search |

@@ -6,20 +6,25 @@ import logging
 import queue
 import threading
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .beam_search import BeamSearches, Hypothesis, SpecialTokens
 from .contract import CaptionError, Code, Fault, late
-from .engines.base import DecoderBatch, DecoderEngine
+from .engines.base import SHORT_REACH, DecoderBatch, DecoderEngine
 from .engines.device import Array
 from .generation import GenerationConfig
+from .waiting import PriorityClass
 
 log = logging.getLogger(__name__)
 
-KEPT_REACH = 24
-"""Positions up to which a group's caches are kept while it is empty: to make them anew costs more than it saves."""
+BATCH_PATIENCE = 5.0
+"""Seconds by which a caption of the batch class may be older than an interactive one that joins a search before it.
+
+It is bounded: such a caption is encoded, and that work would be lost if it waited until it lapses.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Job:
         deadline: on the monotonic clock, in seconds.
         done: called once, from the scheduler's thread, with the result or the refusal. It must not block.
         cancelled: whether nobody waits for the caption any more; asked once a step, so it must be cheap.
+        priority: who waits for it.
     """
 
     hidden: Array
@@ -48,8 +54,14 @@ class Job:
     deadline: float
     done: Callable[[SearchResult | CaptionError], None]
     cancelled: Callable[[], bool] = lambda: False
+    priority: PriorityClass = PriorityClass.INTERACTIVE
     arrived: float = field(default_factory=time.monotonic)
     started: float = 0.0
+
+    @property
+    def turn(self) -> float:
+        """Those with the lowest join first."""
+        return self.arrived + (BATCH_PATIENCE if self.priority is PriorityClass.BATCH else 0)
 
     def lapse(self, now: float) -> CaptionError | None:
         """Why the search need not go on at ``now``, if that is so."""
@@ -85,7 +97,7 @@ class Scheduler:
         self._engine, self._special = engine, special
         self._max_captions, self._max_pending = max_captions, max_pending
         self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._pending: deque[Job] = deque()
+        self._pending: deque[Job] = deque()  # by their turns
         self._groups: dict[int, _Group] = {}
         self._admission = threading.Lock()
         self._waiting = 0
@@ -154,7 +166,7 @@ class Scheduler:
             except queue.Empty:
                 return True
             if job is not None:
-                self._pending.append(job)
+                insort(self._pending, job, key=lambda pending: pending.turn)
 
     def _drop_lapsed(self) -> None:
         """Answers pending captions that are late or cancelled: they must not wait for room to be told so."""
@@ -168,7 +180,7 @@ class Scheduler:
         self._pending = still
 
     def _join(self) -> None:
-        """Lets pending captions join, oldest first, as far as there is room."""
+        """Lets pending captions join in their turn, as far as there is room."""
         room, now = self._max_captions - self.searching, time.monotonic()
         joining: dict[int, list[Job]] = {}
         while self._pending and room > 0:
@@ -181,10 +193,10 @@ class Scheduler:
             self._guarded(lambda size=beam_size, jobs=jobs: self._group(size).join(jobs), beam_size, jobs)
 
     def _drop_long(self) -> None:
-        """Lets empty groups go that have reached far: a step costs as much as the longest caption ever needed."""
-        if any(not group.jobs and group.reach > KEPT_REACH for group in self._groups.values()):
+        """Lets empty groups go that have reached far, and their memory with them."""
+        if any(not group.jobs and group.reach > SHORT_REACH for group in self._groups.values()):
             self._groups = {
-                size: group for size, group in self._groups.items() if group.jobs or group.reach <= KEPT_REACH
+                size: group for size, group in self._groups.items() if group.jobs or group.reach <= SHORT_REACH
             }
 
     def _group(self, beam_size: int) -> _Group:
@@ -216,7 +228,7 @@ class _Group:
 
     Attributes:
         jobs: the captions.
-        reach: the most positions that one has had so far; the engine's caches have as many.
+        reach: the most positions that one has had so far.
     """
 
     def __init__(self, batch: DecoderBatch, searches: BeamSearches) -> None:

@@ -144,5 +144,63 @@ def test_a_server_that_has_been_idle_takes_what_there_is_room_for(monkeypatch):
         admission.enter()
 
 
+def test_a_slow_server_keeps_room_for_interactive_requests_too(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    admission = Admission(max_images=64, max_seconds=30)
+    for _ in range(30):
+        admission.enter(priority=PriorityClass.BATCH)
+    for _ in range(20):  # an image takes two seconds: twelve come in time, six of them of the batch class
+        now[0] += 2
+        admission.leave()
+    refusal(admission, priority=PriorityClass.BATCH)
+    admission.enter()
+    admission.enter()
+    refusal(admission)
+
+
+def test_what_was_given_up_says_nothing_of_how_long_an_image_takes(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    admission = Admission(max_images=20)
+    for _ in range(20):
+        admission.enter()
+    for _ in range(50):  # one image a second is captioned, and four others are given up meanwhile
+        for took in (None, None, None, None, 20.0):
+            now[0] += 0.2
+            admission.leave(took=took)
+            admission.enter()
+    assert hint(admission) == 20
+
+
+def test_a_last_request_that_was_given_up_leaves_an_idle_server(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    admission = Admission(max_images=2)
+    admission.enter()
+    admission.enter()
+    admission.leave()
+    admission.leave(took=None)
+    now[0] += 1000
+    admission.enter()
+    admission.enter()
+    admission.leave()
+    admission.enter()
+    assert hint(admission) == 1
+
+
+def test_a_rare_caption_among_requests_that_are_given_up_does_not_make_the_server_slow(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    admission = Admission(max_images=20)
+    for _ in range(20):
+        admission.enter()
+    for _ in range(50):  # as others come and go all the time, the server is never idle
+        now[0] += 20
+        admission.leave(took=0.5)
+        admission.enter()
+    assert hint(admission) == 10
+
+
 def hint(admission):
     return int(re.fullmatch(r".*; try again in (\d+) s", refusal(admission))[1])

@@ -1,8 +1,9 @@
-"""The memory of a batch: it grows, and what failed half-way can be tried again."""
+"""The memory of a batch: it grows and shrinks, and what failed half-way can be tried again."""
 
 import numpy as np
 import pytest
 from ofa_serving.beam_search import Candidates
+from ofa_serving.contract import MAX_LENGTH
 from ofa_serving.engines.cached import GraphBatch, GraphEngine
 
 
@@ -63,3 +64,70 @@ def test_a_batch_that_lacked_memory_is_as_good_as_new(arrays):
         return
     engine.xp.left = 1000
     assert captioned(batch) == captioned(GraphBatch(engine, 1))
+
+
+class InPlace(Engine):
+    in_place = keeps_places = True
+
+    def run_step(self, inputs, state, new):
+        for buffer in new.values():
+            buffer[:, :, inputs["slots"][:, 0]] += 1
+        return Candidates(None, sum(buffer.reshape(len(buffer), -1).sum(1) for buffer in new.values()), None, None)
+
+
+def joined(engine, *values):
+    batch = GraphBatch(engine, 1)
+    batch.join([np.full(1, value) for value in values])
+    return batch
+
+
+def test_a_long_caption_s_memory_grows_by_few_positions_at_a_time_to_the_most_there_are():
+    batch, reaches = joined(Engine(), 1.0), []
+    for reach in range(1, MAX_LENGTH + 2):
+        step(batch, reach - 1, reach)
+        reaches.append(batch._reach)
+    assert reaches[:24] == list(range(1, 25))
+    assert sorted(set(reaches[24:])) == [*range(32, MAX_LENGTH + 1, 8), MAX_LENGTH + 1]
+
+
+@pytest.mark.parametrize("kind", [Engine, InPlace])
+def test_the_captions_that_a_long_one_leaves_behind_do_not_pay_for_it(kind):
+    def captioned(batch):
+        for number in range(10):
+            sums = step(batch, number, 20)
+        return sums.tolist()
+
+    batch = joined(kind(), 1.0, 2.0, 3.0)
+    step(batch, 99, 100)
+    assert batch._reach == 104
+    batch.keep([2, 1])
+    for cache in batch._caches.values():
+        cache[: batch.size] = 0  # of the test's one long step
+    shorter = captioned(batch)
+    assert batch._reach == 24
+    assert all(cache.shape[2] == 24 for cache in (*batch._caches.values(), *batch._others.values()))
+    assert shorter == captioned(joined(kind(), 3.0, 2.0))
+
+
+def test_memory_of_a_usual_length_is_left_as_it_is():
+    batch = joined(Engine(), 1.0)
+    step(batch, 0, 24)
+    left = batch._engine.xp.left
+    step(batch, 0, 2)
+    assert (batch._reach, batch._engine.xp.left) == (24, left)
+
+
+def test_caches_move_between_the_same_places_where_the_engine_wants_that_and_find_them_empty():
+    def moved(number, reach):
+        sums.append(step(batch, number, reach).item())
+        return list(batch._caches.values())
+
+    def same(some, others):
+        return [one is other for one, other in zip(some, others, strict=True)] == [True, True]
+
+    batch, sums = joined(InPlace(), 1.0), []
+    short, long = moved(0, 24), moved(50, 60)
+    assert not same(short, long)
+    assert same(moved(1, 10), short)
+    assert same(moved(2, 60), long)
+    assert sums == [12, 24, 24, 36]  # what stood at position 50 went with the positions

@@ -4,8 +4,10 @@ import gc
 import importlib
 import json
 import sys
+import threading
 import time
 import weakref
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 from ofa_serving.admission import Admission
 from ofa_serving.cancellation import CANCEL_VARIABLE, SLOT_PARAMETER, CancelFlags
 from ofa_serving.contract import CaptionError, Code
+from ofa_serving.generation import GenerationConfig
+from ofa_serving.waiting import PriorityClass
 from prometheus_client import CollectorRegistry, Counter
 from serving_process import wait_until
 
@@ -25,6 +29,12 @@ class Tensor:
 
     def as_numpy(self):
         return self.values
+
+    def shape(self):
+        return self.values.shape
+
+    def is_cpu(self):
+        return True
 
 
 class Metric:
@@ -58,10 +68,11 @@ class TritonError(Exception):
 
 
 class Request:
-    """Images to preprocess."""
+    """One to a model; its only input are images, or what is made of them."""
 
     def __init__(self, images, timeout=0, **parameters):
         self._images, self._timeout, self._parameters = images, timeout, parameters
+        self.cancelled, self.answers = False, []
 
     def parameters(self):
         return json.dumps(self._parameters)
@@ -71,6 +82,15 @@ class Request:
 
     def request_id(self):
         return ""
+
+    def requested_output_names(self):
+        return ["caption"]
+
+    def is_cancelled(self):
+        return self.cancelled
+
+    def get_response_sender(self):
+        return SimpleNamespace(send=lambda response, flags: self.answers.append(response))
 
 
 @pytest.fixture
@@ -182,27 +202,32 @@ def test_metrics_that_cannot_be_shown_are_later(models, monkeypatch):
 
 @pytest.fixture
 def responder(models):
-    """One whose client of the flight in slot 0 fails whatever is done with it, and what became of the others."""
-    module, told = models("responder"), SimpleNamespace(ended=[], answered=[])
+    """One whose client of the flight in slot 0 fails whatever is done with it, and what became of the others.
+
+    Of a stage it expects that it ends the work on a flight 0.2 seconds after its deadline.
+    """
+    module, told = models("responder"), SimpleNamespace(ended=[], answered=[], stuck=[], withdrawable=True)
 
     def ended(flight):
         if flight.slot == 0:
             raise RuntimeError("no shared memory")
         told.ended.append(flight.slot)
 
-    def flight(slot, seconds=30.0, cancelled=lambda: False):
+    def flight(slot, seconds=30.0, cancelled=lambda: False, send=told.answered.append):
         call = SimpleNamespace(until=time.monotonic() + seconds)
-        sender = SimpleNamespace(send=lambda _response, flags: told.answered.append(slot))
+        sender = SimpleNamespace(send=lambda _response, flags: send(slot))
         return module.Flight(SimpleNamespace(is_cancelled=cancelled), sender, call, slot)
 
     told.flight = flight
     told.running = module.Responder(
         CancelFlags.open("search", {}),
-        withdraw=lambda _flight: True,
-        answered=lambda *_answer: None,
+        withdraw=lambda _flight: told.withdrawable,
+        answered=lambda *_answer: told.count(),
         ended=ended,
-        stuck=lambda _count: None,
+        stuck=told.stuck.append,
+        stuck_seconds=0.2,
     )
+    told.count = lambda: None
     yield told
     told.running.close()
 
@@ -222,3 +247,157 @@ def test_a_request_that_cannot_be_looked_at_does_not_keep_others_waiting(respond
     responder.running.expect(responder.flight(0, cancelled=fail))
     responder.running.expect(responder.flight(1, seconds=0.05))
     wait_until(lambda: responder.ended == [1])
+
+
+def test_a_stage_may_take_its_time_after_a_deadline_and_is_stuck_then(responder):
+    responder.withdrawable = False
+    late = responder.flight(1, seconds=0.1)
+    began = time.monotonic()
+    responder.running.expect(late)
+    wait_until(lambda: responder.stuck)
+    assert time.monotonic() - began >= 0.3
+    responder.running.answer(late, "a caption")
+    wait_until(lambda: responder.stuck == [1, 0])
+    assert responder.answered == [1]
+
+
+def test_a_stage_has_as_long_for_what_was_cancelled(responder):
+    responder.withdrawable = False
+    gone = responder.flight(1, seconds=0.4, cancelled=lambda: True)
+    responder.running.expect(gone)
+    wait_until(lambda: responder.answered == [1])
+    time.sleep(0.4)
+    assert responder.stuck == []
+    responder.running.answer(gone, "a caption")
+
+
+def test_an_answer_that_cannot_be_sent_is_told_for_good(responder):
+    def fail(_slot):
+        raise RuntimeError("no shared memory")
+
+    for flight in (responder.flight(1, send=fail), responder.flight(2)):
+        responder.running.expect(flight)
+        responder.running.answer(flight, "a caption")
+    wait_until(lambda: responder.ended == [1, 2])
+    assert responder.answered == [2]
+    assert responder.stuck == [1]
+
+
+def test_an_answer_that_cannot_be_counted_is_an_answer(responder):
+    def fail():
+        raise RuntimeError("no shared memory")
+
+    responder.count, flight = fail, responder.flight(1)
+    responder.running.expect(flight)
+    responder.running.answer(flight, "a caption")
+    wait_until(lambda: responder.ended == [1])
+    assert (responder.answered, responder.stuck) == ([1], [])
+
+
+def test_the_search_is_told_who_waits(models):
+    module, submitted = models("beam_search"), []
+    model = module.BeamSearchModel()
+    model._key = SimpleNamespace(demand=lambda _parameters: None)
+    model._flags = CancelFlags.open("search", {})
+    model._scheduler = SimpleNamespace(submit=submitted.extend)
+    model._max_seconds, model._complete = 30, SimpleNamespace(put=None)
+    for parameters in ({"priority_class": "batch"}, {}):
+        model._submit(Request([PIXELS], **parameters), None)
+    assert [job.priority for job in submitted] == [PriorityClass.BATCH, PriorityClass.INTERACTIVE]
+    with pytest.raises(CaptionError, match="INVALID_PARAMETER: priority_class must be interactive or batch"):
+        model._submit(Request([PIXELS], priority_class="urgent"), None)
+
+
+@pytest.fixture
+def entry(models, monkeypatch):
+    """The public model over stages of which the encoder takes an image at a time, and only while ``encoder`` is set.
+
+    ``calls`` are those it made, as (stage, parameters).
+    """
+    module, told = models("entry"), SimpleNamespace(calls=[], encoder=threading.Event(), left=[])
+
+    def exec_call(model_name, inputs, parameters):
+        told.calls.append((model_name, parameters))
+        if model_name == "ofa_encoder":
+            assert told.encoder.wait(10)
+        return SimpleNamespace(has_error=lambda: False, images=len(inputs[0].values))
+
+    triton = module.pb_utils
+    triton.InferenceRequest = lambda model_name, inputs, parameters, **_others: SimpleNamespace(
+        exec=lambda: exec_call(model_name, inputs, parameters)
+    )
+    of_input = triton.get_input_tensor_by_name
+    triton.get_input_tensor_by_name = lambda request, name: Tensor(name, of_input(request, name).values.reshape(-1, 1))
+    triton.get_output_tensor_by_name = lambda response, name: Tensor(
+        name, np.zeros((response.images, {"search_ms": 2}.get(name, 1)), np.float32)
+    )
+    monkeypatch.setattr(module, "configure_logs", lambda: None)
+    limits = {"encoder_batch": 1, "max_running": 8, "max_in_flight": 16, "max_in_flight_bytes": 1000, "max_seconds": 30}
+    values = {name: {"string_value": str(value)} for name, value in (asdict(GenerationConfig()) | limits).items()}
+    told.model = module.EntryModel()
+    told.model.initialize(
+        {
+            "model_config": json.dumps({"parameters": values}),
+            "model_name": "ofa_caption",
+            "model_repository": "",
+            "model_version": "1",
+        }
+    )
+    leave = told.model._admission.leave
+    monkeypatch.setattr(told.model._admission, "leave", lambda load, took: (told.left.append(took), leave(load, took)))
+    told.called = lambda stage: [parameters for name, parameters in told.calls if name == f"ofa_{stage}"]
+    yield told
+    told.encoder.set()
+    told.model.finalize()
+
+
+def ask(entry, priority, images=1):
+    request = Request([b"image"] * images, priority_class=priority)
+    entry.model.execute([request])
+    return request
+
+
+def test_a_batch_of_requests_leaves_threads_to_an_interactive_one(entry):
+    batch = [ask(entry, "batch") for _ in range(8)]
+    wait_until(lambda: len(entry.called("preprocess")) == 4)
+    interactive = ask(entry, "interactive")
+    wait_until(lambda: len(entry.called("preprocess")) == 5)
+    entry.encoder.set()
+    wait_until(lambda: all(request.answers for request in (*batch, interactive)))
+    classes = [parameters["priority_class"] for parameters in entry.called("beam_search")]
+    assert sorted(classes) == ["batch"] * 8 + ["interactive"]
+
+
+def test_an_interactive_request_is_encoded_before_batch_ones_that_wait(entry):
+    for _ in range(4):
+        ask(entry, "batch")
+    wait_until(lambda: len(entry.called("preprocess")) == 4 and len(entry.called("encoder")) == 2)
+    ask(entry, "interactive")
+    wait_until(lambda: len(entry.called("preprocess")) == 5)
+    time.sleep(0.1)
+    assert len(entry.called("encoder")) == 2  # one run, and the next
+    entry.encoder.set()
+    wait_until(lambda: len(entry.left) == 5)
+
+
+def test_what_was_given_up_is_not_encoded_and_does_not_count_as_captioned(entry):
+    encoded = [ask(entry, "interactive") for _ in range(2)]
+    wait_until(lambda: len(entry.called("encoder")) == 2)
+    waiting = ask(entry, "interactive")
+    wait_until(lambda: len(entry.called("preprocess")) == 3)
+    waiting.cancelled = True
+    wait_until(lambda: entry.left == [None])
+    entry.encoder.set()
+    wait_until(lambda: len(entry.left) == 3)
+    assert all(0 < took < 30 for took in entry.left[1:])
+    assert len(entry.called("encoder")) == 2
+    assert [request.answers[0].error for request in encoded] == [None, None]
+    assert str(waiting.answers[0].error).startswith("DEADLINE_EXCEEDED: ")
+
+
+def test_many_images_of_one_request_are_encoded_a_run_at_a_time(entry):
+    entry.encoder.set()
+    request = ask(entry, "batch", images=5)
+    wait_until(lambda: request.answers)
+    assert request.answers[0].error is None
+    assert len(entry.called("encoder")) == 5

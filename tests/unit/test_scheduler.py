@@ -9,11 +9,13 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
+from ofa_serving import scheduler as scheduling
 from ofa_serving.beam_search import Candidates, SpecialTokens
 from ofa_serving.contract import CaptionError, Code
 from ofa_serving.engines.base import DecoderBatch, DecoderEngine
 from ofa_serving.generation import GenerationConfig
 from ofa_serving.scheduler import Job, Scheduler
+from ofa_serving.waiting import PriorityClass
 
 VOCABULARY = 40
 
@@ -76,13 +78,21 @@ def scheduler(engine):
     scheduler.close()
 
 
-def submit(scheduler, *values, length=5, beams=1, seconds=30.0, cancelled=lambda: False):
+def submit(
+    scheduler,
+    *values,
+    length=5,
+    beams=1,
+    seconds=30.0,
+    cancelled=lambda: False,
+    priority=PriorityClass.INTERACTIVE,
+):
     settings = GenerationConfig(beam_size=beams, max_length=length, no_repeat_ngram_size=0)
     futures = [Future() for _ in values]
     until = time.monotonic() + seconds
     scheduler.submit(
         [
-            Job(np.full((1, 1), v), settings, until, f.set_result, cancelled)
+            Job(np.full((1, 1), v), settings, until, f.set_result, cancelled, priority)
             for v, f in zip(values, futures, strict=True)
         ]
     )
@@ -161,6 +171,34 @@ def test_no_more_captions_at_a_time_than_allowed(scheduler, engine):
     engine.gate.set()
     assert [tokens(future) for future in futures] == [counted(value, 5) for value in range(4, 12)]
     assert max(engine.sizes) == 4
+
+
+def joined(scheduler, engine, *classes):
+    """Submits a caption of each class while there is no room; their classes and numbers as they are done."""
+    engine.gate.clear()
+    submit(scheduler, 4, 5, 6, 7)
+    wait_until(lambda: scheduler.searching == 4)
+    done = []
+    for number, priority in enumerate(classes):
+        (future,) = submit(scheduler, 8 + number, priority=priority)
+        future.add_done_callback(lambda _, name=f"{priority} {number}": done.append(name))
+    engine.gate.set()
+    wait_until(lambda: len(done) == len(classes))
+    return done
+
+
+BATCH, INTERACTIVE = PriorityClass.BATCH, PriorityClass.INTERACTIVE
+
+
+def test_interactive_captions_join_before_batch_ones_and_each_kind_in_order(scheduler, engine):
+    done = joined(scheduler, engine, BATCH, BATCH, INTERACTIVE, BATCH, BATCH, INTERACTIVE, INTERACTIVE, INTERACTIVE)
+    assert done == [f"interactive {n}" for n in (2, 5, 6, 7)] + [f"batch {n}" for n in (0, 1, 3, 4)]
+
+
+def test_a_batch_caption_that_has_waited_long_is_passed_by_nobody(scheduler, engine, monkeypatch):
+    monkeypatch.setattr(scheduling, "BATCH_PATIENCE", 0)
+    done = joined(scheduler, engine, BATCH, BATCH, BATCH, BATCH, INTERACTIVE)
+    assert done[-1] == "interactive 4"
 
 
 def test_one_too_many_is_refused_and_the_others_are_answered(scheduler, engine):

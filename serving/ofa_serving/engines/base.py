@@ -10,6 +10,10 @@ import numpy as np
 from ..beam_search import Candidates
 from .device import Array
 
+SHORT_REACH = 24
+"""Positions that most captions keep to: memory for no more than these is kept as it is, since to make it anew costs
+more than it saves."""
+
 
 class EncoderEngine(ABC):
     """One built encoder."""

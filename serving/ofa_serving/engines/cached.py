@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..beam_search import Candidates
-from .base import DecoderBatch, DecoderEngine
+from ..contract import MAX_LENGTH
+from .base import SHORT_REACH, DecoderBatch, DecoderEngine
 from .device import Array
+
+_LONG_GROWTH = 8
 
 
 class GraphEngine(DecoderEngine, ABC):
@@ -25,12 +28,15 @@ class GraphEngine(DecoderEngine, ABC):
         dtype: of the caches and cross-attention tensors; only the engine looks into them.
         in_place: whether a step may write the caches it reads.
         growth: captions that a batch's memory grows by at least.
+        keeps_places: whether caches that return to a length return to their memory of that length; for an engine that
+            has steps prepared over it, and writes in place.
     """
 
     xp: ModuleType = np
     dtype: Any = np.float32
     in_place = True
     growth = 4
+    keeps_places = False
 
     def __init__(self, step_inputs: Mapping[str, Sequence[Any]]) -> None:
         """``step_inputs`` are the shapes of the step's inputs; dynamic dimensions may be anything."""
@@ -43,8 +49,8 @@ class GraphEngine(DecoderEngine, ABC):
         return GraphBatch(self, beam_size)
 
     def rounded(self, captions: int, reach: int) -> tuple[int, int]:
-        """The captions and positions to run a step with, for an engine that wants few different sizes."""
-        return captions, reach
+        """The captions and positions to run a step with: memory that grew with every step would be copied each time."""
+        return captions, reach if reach <= SHORT_REACH else min(reach + -reach % _LONG_GROWTH, MAX_LENGTH + 1)
 
     def stacked(self, states: Sequence[Array]) -> Array:
         """What :meth:`run_cross` takes: the states [N, d] of several captions as one array."""
@@ -77,6 +83,7 @@ class GraphBatch(DecoderBatch):
         self._cross = {name: xp.zeros((0, *shape), engine.dtype) for name, shape in engine.cross_shapes.items()}
         self._caches = {name: self._cache() for name in engine.cache_names}
         self._others = self._caches  # where a step writes if not in place
+        self._places: dict[tuple[str, int], Array] = {}  # by cache and reach, of the present capacity
 
     @property
     def size(self) -> int:
@@ -107,6 +114,8 @@ class GraphBatch(DecoderBatch):
         """See :meth:`DecoderBatch.step`."""
         rows, reach = self._engine.rounded(self._size, ancestors.shape[2])
         self._reserve(rows, reach)
+        if self._reach > SHORT_REACH and self._reach >= 2 * reach:  # a step runs over all of it, used or not
+            self._move(self._capacity, self._engine.rounded(rows, max(reach, SHORT_REACH))[1])
         missing = self._reach - ancestors.shape[2]
         if missing:  # the buffers reach further than these captions do
             ancestors = np.pad(ancestors, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
@@ -124,25 +133,42 @@ class GraphBatch(DecoderBatch):
         self._caches, self._others = self._others, self._caches
         return candidates
 
-    def _cache(self, captions: int = 0, reach: int = 0) -> Array:
-        # Zeroed, as all memory here: a masked slot is multiplied by zero, and uninitialised memory may hold NaN.
-        xp, engine = self._engine.xp, self._engine
-        return xp.zeros((captions, engine.heads, reach * self._beams, engine.width), engine.dtype)
-
     def _reserve(self, captions: int, reach: int) -> None:
         """Grows the buffers to this many captions and positions. An empty batch that lacked memory may try again."""
         if captions <= self._capacity and reach <= self._reach:
             return
-        capacity, reach = self._capacity, max(reach, self._reach)
+        capacity = self._capacity
         if captions > capacity:
             capacity = max(captions, capacity + self._engine.growth, capacity * 3 // 2)
             for name, buffer in self._cross.items():
                 self._cross[name] = grown = self._engine.xp.zeros((capacity, *buffer.shape[1:]), buffer.dtype)
                 grown[: self._size] = buffer[: self._size]
+        self._move(capacity, max(reach, self._reach))
+
+    def _move(self, capacity: int, reach: int) -> None:
+        """Moves the caches to memory for this many captions and positions."""
+        if capacity != self._capacity:
+            self._places = {}
+        end = min(reach, self._reach) * self._beams
         for name, buffer in self._caches.items():
-            self._caches[name] = grown = self._cache(capacity, reach)
+            self._caches[name] = moved = self._place(name, capacity, reach)
             if self._size:
-                grown[: self._size, :, : buffer.shape[2]] = buffer[: self._size]
+                moved[: self._size, :, :end] = buffer[: self._size, :, :end]
         if not self._engine.in_place:
             self._others = {name: self._cache(capacity, reach) for name in self._caches}
         self._capacity, self._reach = capacity, reach
+
+    def _place(self, name: str, capacity: int, reach: int) -> Array:
+        """Memory for one cache: where it was when it last had this size, if the engine wants that."""
+        if not self._engine.keeps_places:
+            return self._cache(capacity, reach)
+        if (name, reach) in self._places:
+            self._places[name, reach][:] = 0
+        else:
+            self._places[name, reach] = self._cache(capacity, reach)
+        return self._places[name, reach]
+
+    def _cache(self, captions: int = 0, reach: int = 0) -> Array:
+        # Zeroed, as all memory here: a masked slot is multiplied by zero, and uninitialised memory may hold NaN.
+        xp, engine = self._engine.xp, self._engine
+        return xp.zeros((captions, engine.heads, reach * self._beams, engine.width), engine.dtype)

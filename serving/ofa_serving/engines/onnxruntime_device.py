@@ -100,6 +100,7 @@ class DeviceEngine(GraphEngine):
     """``cross.onnx`` and ``step.onnx`` of one repository."""
 
     growth = 64  # what is captured holds as long as the memory stays where it is
+    keeps_places = True
 
     def __init__(self, directory: Path, device: Device) -> None:
         self.device, self.xp = device, device.xp

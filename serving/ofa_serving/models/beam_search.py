@@ -28,6 +28,7 @@ from ..telemetry.origin import TRACE_PARAMETER
 from ..telemetry.requests import RequestLog
 from ..telemetry.spans import open_spans
 from ..tokenizer import Tokenizer
+from ..waiting import PriorityClass
 from .publishing import Publisher
 from .triton import Settings, deadline, fault, refusal, request_parameters, send, states
 
@@ -80,12 +81,16 @@ class BeamSearchModel:
         self._key.demand(parameters)
         cancelled = self._flags.cancelled(parameters.pop(SLOT_PARAMETER, None))
         parent = parameters.pop(TRACE_PARAMETER, None)
+        priority = PriorityClass.take(parameters)
         settings = GenerationConfig.from_request(parameters, GenerationConfig())
         hidden = states(request, Tensor.HIDDEN)
         answer = _Answer(request, sender, settings, parent, len(hidden), self._complete.put)
         until = deadline(request, self._max_seconds)
         self._scheduler.submit(
-            [Job(image, settings, until, answer.receiver(index), cancelled) for index, image in enumerate(hidden)]
+            [
+                Job(image, settings, until, answer.receiver(index), cancelled, priority)
+                for index, image in enumerate(hidden)
+            ]
         )
 
     def _respond(self) -> None:

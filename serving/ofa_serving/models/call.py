@@ -9,7 +9,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from ..admission import Load
-from ..contract import PRIORITY_CLASS, CaptionError, Code, Tensor
+from ..contract import CaptionError, Code, Tensor
 from ..generation import GenerationConfig
 from ..telemetry.origin import Origin, request_id
 from ..waiting import PriorityClass
@@ -63,7 +63,7 @@ class Call:
         Raises:
             CaptionError: INVALID_PARAMETER or EMPTY_IMAGE.
         """
-        priority = _priority(parameters.pop(PRIORITY_CLASS, PriorityClass.INTERACTIVE))
+        priority = PriorityClass.take(parameters)
         image = pb_utils.get_input_tensor_by_name(request, Tensor.IMAGE)
         if len(image.shape()) < 2:  # Triton takes a batch of none, and hands its tensor over without that dimension
             raise CaptionError(Code.EMPTY_IMAGE, "the request has no image")
@@ -79,11 +79,3 @@ class Call:
             until=deadline(request, max_seconds),
             load=Load(len(files), sum(map(len, files))),
         )
-
-
-def _priority(value: object) -> PriorityClass:
-    try:
-        return PriorityClass(value)
-    except ValueError:
-        known = " or ".join(PriorityClass)
-        raise CaptionError(Code.INVALID_PARAMETER, f"{PRIORITY_CLASS} must be {known}") from None

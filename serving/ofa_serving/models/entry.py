@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,7 @@ import triton_python_backend_utils as pb_utils
 
 from ..admission import Admission
 from ..cancellation import SLOT_PARAMETER, CancelFlags
-from ..contract import STAGES, STATES_ON_GPU, CaptionError, Names, Tensor
+from ..contract import PRIORITY_CLASS, STAGES, STATES_ON_GPU, CaptionError, Names, Tensor
 from ..draining import IN_FLIGHT_METRIC
 from ..generation import GenerationConfig
 from ..metrics import EntryMetrics
@@ -27,11 +28,13 @@ from ..telemetry.logs import configure_logs
 from ..telemetry.origin import TRACE_PARAMETER, Origin, request_id
 from ..telemetry.requests import RequestLog
 from ..telemetry.spans import Spans, open_spans
-from ..waiting import WaitingLine
+from ..waiting import Room, WaitingLine
 from .call import Call
 from .publishing import Publisher
 from .responder import Flight, Responder
 from .triton import Gauge, Settings, fault, raise_refusal, refusal, request_parameters, send
+
+_ANY_ROOM = nullcontext()
 
 
 class EntryModel:
@@ -52,7 +55,9 @@ class EntryModel:
             max_in_flight, settings.integer("max_in_flight_bytes"), self._max_seconds, self._count
         )
         self._free_slots = deque(range(max_in_flight))
-        self._line: WaitingLine[Flight] = WaitingLine()
+        threads = settings.integer("max_running")
+        self._line: WaitingLine[Flight] = WaitingLine(threads)
+        self._encoder_room = Room(2 * self._encoder_batch)  # one run, and the next is at hand when it ends
         self._metrics = EntryMetrics(settings.name, max_in_flight)
         self._publisher = Publisher(self._metrics.registry)
         configure_logs()
@@ -63,8 +68,8 @@ class EntryModel:
             answered=self._answered,
             ended=self._ended,
             stuck=self._metrics.stuck,
+            stuck_seconds=self._max_seconds,
         )
-        threads = settings.integer("max_running")
         self._threads = [threading.Thread(target=self._work, name="request", daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -116,7 +121,8 @@ class EntryModel:
 
     def _ended(self, flight: Flight) -> None:
         self._free_slots.append(flight.slot)
-        self._admission.leave(flight.call.load)
+        call = flight.call
+        self._admission.leave(call.load, time.monotonic() - call.arrived if flight.stage_ms else None)
 
     def _work(self) -> None:
         while (flight := self._line.take()) is not None:
@@ -127,6 +133,7 @@ class EntryModel:
             except Exception:
                 outcome = fault(self._names.public)
             self._responder.answer(flight, outcome)
+            self._line.done(flight.call.priority)
             del flight, outcome  # they hold shared memory
 
     def _caption(self, flight: Flight) -> Any:
@@ -135,10 +142,11 @@ class EntryModel:
         slot = {SLOT_PARAMETER: flight.slot}
         decoded = [Tensor.PIXELS, Tensor.PREPROCESS_MS]
         pixels, decoding = stages.call(self._names.preprocess, call.image, decoded, slot)
-        hidden = self._encode(stages, pixels, call.load.images)
+        hidden = self._encode(stages, flight, pixels)
         results = [name for name in call.outputs if name != Tensor.TIMING] + [Tensor.SEARCH_MS]
         parameters = {name: _decimal(value) for name, value in asdict(call.settings).items()}
-        *tensors, searching = stages.call(self._names.beam_search, hidden, results, parameters | slot)
+        parameters |= {PRIORITY_CLASS: call.priority.value, **slot}
+        *tensors, searching = stages.call(self._names.beam_search, hidden, results, parameters)
         timing = _timing(in_line_ms, stages, decoding.as_numpy(), searching.as_numpy())
         self._metrics.staged(call.request_id, timing.tolist())
         flight.stage_ms = dict(zip(STAGES, timing.max(axis=0).round(1).tolist(), strict=True))
@@ -146,15 +154,21 @@ class EntryModel:
             tensors.append(pb_utils.Tensor(Tensor.TIMING, timing))
         return pb_utils.InferenceResponse(tensors)
 
-    def _encode(self, stages: _Stages, pixels: Any, images: int) -> Any:
+    def _encode(self, stages: _Stages, flight: Flight, pixels: Any) -> Any:
         """Many images in as many runs as it takes: those of other requests come in between."""
-        model, size = self._names.encoder, self._encoder_batch
-        if images <= size:
-            return stages.call(model, pixels, [Tensor.HIDDEN], on_gpu=self._states_on_gpu)[0]
+        call, size = flight.call, self._encoder_batch
+
+        def run(part: Any, images: int, on_gpu: bool = False) -> Any:
+            room = self._encoder_room.taken(images, call.priority, flight.check)
+            return stages.call(self._names.encoder, part, [Tensor.HIDDEN], on_gpu=on_gpu, room=room)[0]
+
+        if call.load.images <= size:
+            return run(pixels, call.load.images, self._states_on_gpu)
         every, hidden = pixels.as_numpy(), []
-        for start in range(0, images, size):
-            part = pb_utils.Tensor(Tensor.PIXELS, every[start : start + size])
-            hidden.append(stages.call(model, part, [Tensor.HIDDEN])[0].as_numpy().copy())  # out of shared memory
+        for start in range(0, len(every), size):
+            part = every[start : start + size]
+            states = run(pb_utils.Tensor(Tensor.PIXELS, part), len(part))
+            hidden.append(states.as_numpy().copy())  # out of shared memory
         return pb_utils.Tensor(Tensor.HIDDEN, np.concatenate(hidden))
 
 
@@ -172,22 +186,26 @@ class _Stages:
         outputs: list[str],
         parameters: Mapping[str, str | int] | None = None,
         on_gpu: bool = False,
+        room: AbstractContextManager[None] = _ANY_ROOM,
     ) -> list[Any]:
         """The stage's output tensors, in the order asked for; on the first GPU if they may stay on one.
+
+        The call is made once there is ``room`` for it; the wait counts as the stage's time.
 
         Raises:
             CaptionError: the stage's refusal, or DEADLINE_EXCEEDED.
         """
         self._flight.check()
         started = time.monotonic()
-        origin = self._flight.call.origin
-        with self._spans.within(model, origin.traceparent) as span:
+        call = self._flight.call
+        origin = call.origin
+        with self._spans.within(model, origin.traceparent) as span, room:
             response = pb_utils.InferenceRequest(
                 model_name=model,
                 inputs=[tensor],
                 requested_output_names=outputs,
                 request_id=origin.request_id,
-                timeout=max(1, int((self._flight.call.until - started) * 1e6)),
+                timeout=max(1, int((call.until - time.monotonic()) * 1e6)),
                 parameters={**self._key.parameters, **(parameters or {}), **({TRACE_PARAMETER: span} if span else {})},
                 **({"preferred_memory": _first_gpu()} if on_gpu else {}),
             ).exec()

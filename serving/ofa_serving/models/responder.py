@@ -26,9 +26,6 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.04
 """Between two looks at who is still waiting; an answer that is ready goes out at once."""
 
-STUCK_SECONDS = 20
-"""A stage takes at most about a batch's time to end the work on what was given up."""
-
 
 @dataclass(eq=False)
 class Flight:
@@ -39,7 +36,7 @@ class Flight:
         sender: its response sender.
         call: what it asks for.
         slot: its byte in the cancel flags, its own until the work on it has ended.
-        lapsed: when its client went or its deadline passed before it was answered; None otherwise.
+        lapsed: whether its client went or its deadline passed before it was answered.
         stage_ms: how long the stages took, by ``contract.STAGES``, once all are done; of several images the longest.
     """
 
@@ -47,7 +44,7 @@ class Flight:
     sender: Any
     call: Call
     slot: int
-    lapsed: float | None = None
+    lapsed: bool = False
     stage_ms: dict[str, float] | None = None
 
     def check(self) -> None:
@@ -56,7 +53,7 @@ class Flight:
         Raises:
             CaptionError: DEADLINE_EXCEEDED.
         """
-        if self.lapsed is not None or time.monotonic() >= self.call.until:
+        if self.lapsed or time.monotonic() >= self.call.until:
             raise late()
 
 
@@ -71,6 +68,7 @@ class Responder:
         answered: Callable[[Flight, str, str], None],
         ended: Callable[[Flight], None],
         stuck: Callable[[int], None],
+        stuck_seconds: float,
     ) -> None:
         """Starts the thread, which makes these calls.
 
@@ -79,15 +77,18 @@ class Responder:
             withdraw: takes a flight back that nobody works on yet; false if that is too late.
             answered: called with each answer that was sent: ``OK``, or the refusal's code and sentence.
             ended: called once a flight is answered and the work on it has ended.
-            stuck: called with the number of flights that were given up :data:`STUCK_SECONDS` ago or more, while the
-                work on them has still not ended; whenever the number changes.
+            stuck: called with the number of requests that only another start of the server would end, whenever it
+                changes: those with an answer that could not be sent, and those that are stuck.
+            stuck_seconds: after its deadline a flight is stuck if the work on it has still not ended. Past its
+                deadline nothing of it begins any more, but the run of a stage that it is in is not cut short, and may
+                lawfully take as long as a request may.
         """
         self._flags, self._withdraw, self._answered = flags, withdraw, answered
-        self._ended, self._stuck = ended, stuck
+        self._ended, self._stuck, self._stuck_seconds = ended, stuck, stuck_seconds
         self._news: queue.SimpleQueue[tuple[Flight, Any] | None] = queue.SimpleQueue()
         self._waiting: dict[Flight, None] = {}
         self._abandoned: dict[Flight, None] = {}
-        self._stuck_count = 0
+        self._unanswered = self._stuck_count = 0
         self._thread = threading.Thread(target=self._run, name="responder", daemon=True)
         self._thread.start()
 
@@ -141,6 +142,7 @@ class Responder:
             self._send(flight, outcome)
         else:
             del self._abandoned[flight]
+            self._tell_stuck()
         self._flags.set(flight.slot, False)
         self._ended(flight)
 
@@ -149,14 +151,18 @@ class Responder:
         now = time.monotonic()
         for flight in list(self._waiting):
             if now >= flight.call.until or _is_gone(flight):
-                self._give_up(flight, now)
-        stuck = sum(now - flight.lapsed > STUCK_SECONDS for flight in self._abandoned)
+                self._give_up(flight)
+        self._tell_stuck()
+
+    def _tell_stuck(self) -> None:
+        over = time.monotonic() - self._stuck_seconds
+        stuck = self._unanswered + sum(flight.call.until < over for flight in self._abandoned)
         if stuck != self._stuck_count:
             self._stuck_count = stuck
             self._stuck(stuck)
 
-    def _give_up(self, flight: Flight, now: float) -> None:
-        flight.lapsed = now
+    def _give_up(self, flight: Flight) -> None:
+        flight.lapsed = True
         self._send(flight, late())
         if self._withdraw(flight):
             self._ended(flight)
@@ -170,9 +176,12 @@ class Responder:
         refused = isinstance(outcome, CaptionError)
         try:
             send(sender, refusal(outcome) if refused else outcome)
-            self._answered(flight, *((outcome.code, outcome.message) if refused else (OK, "")))
-        except Exception:  # the others still have to be answered
+        except Exception:  # Triton takes no second answer, so this client waits until the server is ended
             fault("an answer could not be sent")
+            self._unanswered += 1
+            self._tell_stuck()
+        else:
+            self._guarded(self._answered, flight, *((outcome.code, outcome.message) if refused else (OK, "")))
 
 
 def _is_gone(flight: Flight) -> bool:
