@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cases import CASES
 from ofa_build.checkpoint import load_checkpoint
 from ofa_build.data.batches import Encoding
@@ -59,7 +60,9 @@ def test_loss_and_gradients_are_modelscopes(name, tmp_path):
 
     prompt = checkpoint.tokenizer.encode_prompt(checkpoint.settings.prompt)
     for update, mode in enumerate(("plain", "dropped")):
-        model = student(checkpoint, RECIPE).train()
+        # Laid out as ModelScope's: where rounding decides which way a ReLU or a maximum goes, a gradient jumps, and the
+        # layout that training uses rounds otherwise. That it is the same function: training/test_layout.py.
+        model = student(checkpoint, RECIPE).to(memory_format=torch.contiguous_format).train()
         objective = CrossEntropy(model, checkpoint.settings, prompt, RECIPE)
         tokens = objective.units(batch, update)["token"]
         terms = objective(batch, update)
