@@ -10,6 +10,14 @@ from ofa_serving.draining import DRAIN_VARIABLE
 from ofa_serving.waiting import PriorityClass
 
 
+@pytest.fixture
+def now(monkeypatch):
+    """The clock, in its one element."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
 def refusal(admission, load=None, priority=PriorityClass.INTERACTIVE):
     with pytest.raises(CaptionError) as refused:
         admission.enter(load or Load(), priority)
@@ -88,9 +96,7 @@ def test_nobody_enters_a_server_that_is_stopping(tmp_path):
     assert refusal(admission) == "the server is stopping; send the request again, to another"
 
 
-def test_the_refused_are_told_when_those_in_flight_will_be_done(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_the_refused_are_told_when_those_in_flight_will_be_done(now):
     admission = Admission(max_images=20)
     for _ in range(20):
         admission.enter()
@@ -102,9 +108,7 @@ def test_the_refused_are_told_when_those_in_flight_will_be_done(monkeypatch):
     assert hint(admission) == 10
 
 
-def test_idle_time_says_nothing_of_how_long_an_image_takes(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_idle_time_says_nothing_of_how_long_an_image_takes(now):
     admission = Admission(max_images=1)
     for _ in range(100):
         admission.enter()
@@ -114,9 +118,7 @@ def test_idle_time_says_nothing_of_how_long_an_image_takes(monkeypatch):
     assert hint(admission) == 1
 
 
-def test_what_would_be_answered_too_late_is_refused_at_once(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_what_would_be_answered_too_late_is_refused_at_once(now):
     admission = Admission(max_images=64, max_seconds=30)
     for _ in range(20):
         admission.enter()
@@ -131,9 +133,7 @@ def test_what_would_be_answered_too_late_is_refused_at_once(monkeypatch):
     refusal(admission)
 
 
-def test_a_server_that_has_been_idle_takes_what_there_is_room_for(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_a_server_that_has_been_idle_takes_what_there_is_room_for(now):
     admission = Admission(max_images=4, max_seconds=30)
     admission.enter()
     admission.enter()
@@ -144,9 +144,7 @@ def test_a_server_that_has_been_idle_takes_what_there_is_room_for(monkeypatch):
         admission.enter()
 
 
-def test_a_slow_server_keeps_room_for_interactive_requests_too(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_a_slow_server_keeps_room_for_interactive_requests_too(now):
     admission = Admission(max_images=64, max_seconds=30)
     for _ in range(30):
         admission.enter(priority=PriorityClass.BATCH)
@@ -159,9 +157,7 @@ def test_a_slow_server_keeps_room_for_interactive_requests_too(monkeypatch):
     refusal(admission)
 
 
-def test_what_was_given_up_says_nothing_of_how_long_an_image_takes(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_what_was_given_up_says_nothing_of_how_long_an_image_takes(now):
     admission = Admission(max_images=20)
     for _ in range(20):
         admission.enter()
@@ -173,9 +169,7 @@ def test_what_was_given_up_says_nothing_of_how_long_an_image_takes(monkeypatch):
     assert hint(admission) == 20
 
 
-def test_a_last_request_that_was_given_up_leaves_an_idle_server(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_a_last_request_that_was_given_up_leaves_an_idle_server(now):
     admission = Admission(max_images=2)
     admission.enter()
     admission.enter()
@@ -189,9 +183,7 @@ def test_a_last_request_that_was_given_up_leaves_an_idle_server(monkeypatch):
     assert hint(admission) == 1
 
 
-def test_a_rare_caption_among_requests_that_are_given_up_does_not_make_the_server_slow(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_a_rare_caption_among_requests_that_are_given_up_does_not_make_the_server_slow(now):
     admission = Admission(max_images=20)
     for _ in range(20):
         admission.enter()
