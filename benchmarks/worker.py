@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
+
+MOST_SECONDS = 900
+"""An answer takes less: ModelScope's pipeline captions with its largest checkpoint in a few minutes."""
 
 
 class Worker:
@@ -31,11 +35,16 @@ class Worker:
         """Return the next line that begins so.
 
         Raises:
-            RuntimeError: it has ended.
+            RuntimeError: it has ended, or did not answer in time and was ended.
         """
-        for line in self._process.stdout:
-            if line.startswith(start):
-                return line.strip()
+        limit = threading.Timer(MOST_SECONDS, self._process.kill)
+        limit.start()
+        try:
+            for line in self._process.stdout:
+                if line.startswith(start):
+                    return line.strip()
+        finally:
+            limit.cancel()
         raise RuntimeError(f"{self._process.args[:3]} has ended")
 
     def close(self) -> None:

@@ -35,9 +35,8 @@ def variant(artifact: Path, folder: Path, *changes: Callable[[Path, Names], None
     for change in changes:
         change(copy / "model_repository", Names(artifact.name))
     manifest = Manifest.read(copy / FILE_NAME)
-    files = tuple(FileRecord.of(copy, copy / record.path) for record in manifest.files)
     (copy / FILE_NAME).unlink()
-    dataclasses.replace(manifest, files=files).write(copy / FILE_NAME)
+    dataclasses.replace(manifest, files=FileRecord.all_of(copy)).write(copy / FILE_NAME)
     return copy
 
 

@@ -108,14 +108,16 @@ def _check(artifact: Path, checkpoint: Path) -> None:
 
 
 def _round(contenders: Sequence[Contender], images: Sequence[Path], requests: int, number: int) -> dict[str, dict]:
-    """Everybody once, in turn; arrivals when the first one's throughput is known."""
+    """Everybody once, another one first in every round; arrivals when the first contender's throughput is known."""
     figures = {}
     many = [images[index % len(images)] for index in range(requests)]
-    for contender in contenders:
+    begin = number % len(contenders)
+    turns = [*contenders[begin:], *contenders[:begin]]
+    for contender in turns:
         alone = contender.latency(images)
         figures[contender.name] = {"alone_ms": statistics.median(alone) * 1e3, **_crowd(contender, many)}
     rate = UTILISATION * figures[contenders[0].name]["captions_per_second"]
-    for contender in contenders:
+    for contender in turns:
         mine = figures[contender.name]
         keeps_up = mine["captions_per_second"] > rate
         mine["arrivals_p99_ms"] = _arrivals(contender, many, rate, number) if keeps_up else float("nan")

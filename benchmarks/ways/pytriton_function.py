@@ -22,6 +22,8 @@ from ..worker import Worker
 
 NAME = "PyTriton, the same engines in one function"
 MOST = 16
+MOST_SECONDS = 120
+"""For an answer."""
 
 LOCK = b"""
 import threading
@@ -79,7 +81,7 @@ class PyTriton(Contender):
         """See :meth:`Contender.caption`."""
         tensor = protocol.InferInput("image", [1, 1], "BYTES")
         tensor.set_data_from_numpy(np.array([[image.read_bytes()]], np.object_))
-        return self._client.infer("caption", [tensor]).as_numpy("caption")[0, 0].decode()
+        return self._client.infer("caption", [tensor], client_timeout=MOST_SECONDS).as_numpy("caption")[0, 0].decode()
 
 
 def serve(artifact: Path, http: int, grpc: int, metrics: int) -> None:
@@ -121,7 +123,7 @@ def serve(artifact: Path, http: int, grpc: int, metrics: int) -> None:
             config=ModelConfig(max_batch_size=MOST),
         )
         server.run()
-        sys.stdout.write("serving\n")
+        sys.stdout.write("\nserving\n")  # PyTriton passes on what Triton says there, whole lines or not
         sys.stdout.flush()
         sys.stdin.read()
 

@@ -162,7 +162,7 @@ def _manifest(folder: Path, checkpoint: Checkpoint, source: str, name: str, shap
         device="gpu" if serving.gpu else "cpu",
         gpu=visible_gpu() if serving.engine == "tensorrt" else None,
         versions={package: installed_version(package) or "" for package in sorted(packages)},
-        files=tuple(FileRecord.of(folder, path) for path in _files(folder)),
+        files=FileRecord.all_of(folder),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -170,7 +170,3 @@ def _manifest(folder: Path, checkpoint: Checkpoint, source: str, name: str, shap
 def _distinct(checkpoint: Checkpoint) -> Iterable:
     """The weights, those that share memory counted once."""
     return {tensor.data_ptr(): tensor for tensor in checkpoint.state_dict.values()}.values()
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -54,6 +54,11 @@ class FileRecord:
         """Describe the file at ``path``, which lies under ``directory``."""
         return cls(path.relative_to(directory).as_posix(), path.stat().st_size, _sha256(path))
 
+    @classmethod
+    def all_of(cls, directory: Path) -> tuple[Self, ...]:
+        """Describe every file under ``directory``, which has no manifest yet."""
+        return tuple(cls.of(directory, path) for path in sorted(directory.rglob("*")) if path.is_file())
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -167,3 +168,44 @@ def test_batches_are_rounded_to_few_sizes():
     assert [rounded(count) for count in (1, 2, 3, 4, 5, 6, 7, 9, 13, 17, 25, 33, 49, 64)] == [
         1, 2, 3, 4, 6, 6, 8, 12, 16, 24, 32, 48, 64, 64,
     ]  # fmt: skip
+
+
+def test_a_step_that_cannot_be_captured_runs_as_it_is(decoder, caplog):
+    engine, states = decoder
+    batch = engine.open(5)
+    batch.join(states[:3])
+    wanted = first_step(batch, 3, 5)
+    step, asked = engine._step, []
+
+    class Capturing:
+        """A session on a GPU that another thread disturbs at the first capture."""
+
+        def io_binding(self):
+            return step.io_binding()
+
+        def run_with_iobinding(self, binding, options):
+            asked.append(options.get_run_config_entry("gpu_graph_id"))
+            if asked == ["0"]:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            step.run_with_iobinding(binding, options)
+
+    engine._launches.clear()
+    engine._step, engine._captures = Capturing(), True
+    for _ in range(2):
+        np.testing.assert_array_equal(first_step(batch, 3, 5).logprobs, wanted.logprobs)
+    batch.keep([0])
+    first_step(batch, 1, 5)
+    assert asked == ["0", "-1", "-1", "1"]
+    assert "without a CUDA graph" in caplog.text
+
+
+def test_a_step_that_fails_uncaptured_fails(decoder, monkeypatch):
+    engine, states = decoder
+    batch = engine.open(5)
+    batch.join(states[:1])
+    monkeypatch.setattr(engine, "_captures", True)
+    monkeypatch.setattr(engine, "_step", Mock(wraps=engine._step))
+    engine._step.run_with_iobinding.side_effect = RuntimeError("out of memory")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        first_step(batch, 1, 5)
+    assert engine._step.run_with_iobinding.call_count == 2

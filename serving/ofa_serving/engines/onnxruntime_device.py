@@ -2,7 +2,7 @@
 
 Inputs, caches and outputs have fixed places on the device. Batches are rounded up to a few sizes, so that the decoder's
 step meets the same shapes and places again and again: it is captured as a CUDA graph once for each, and from then on
-one launch instead of hundreds. Where ONNX Runtime cannot capture the step, it runs it as it is.
+one launch instead of hundreds. Where the step cannot be captured, be it in general or this time, it runs as it is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ KEPT_LAUNCHES = 256
 MOST_CAPTURED = 128
 """Steps that are captured in an engine's life, since ONNX Runtime never frees one; what comes later runs as it is."""
 
-_NOT_CAPTURED = -1
+_GRAPH = "gpu_graph_id"
+_NOT_CAPTURED = "-1"
 _FIRST_REACH = 17
 _CANDIDATES = 16
 
@@ -111,7 +112,7 @@ class DeviceEngine(GraphEngine):
         self.dtype = TYPES[inputs[self.cache_names[0]].type]
         self._batches: dict[int, GraphBatch] = {}
         self._launches: dict[tuple[int, ...], _Launch] = {}
-        self._numbers = iter(range(MOST_CAPTURED))
+        self._numbers = map(str, range(MOST_CAPTURED))
 
     def open(self, beam_size: int) -> GraphBatch:
         """See :meth:`DecoderEngine.open`; everything of a batch happens in the thread that opens it."""
@@ -149,7 +150,7 @@ class DeviceEngine(GraphEngine):
         for name, values in inputs.items():
             launch.inputs.host[name][tuple(map(slice, values.shape))] = values
         launch.inputs.upload()
-        self._step.run_with_iobinding(launch.binding, launch.options)
+        self._run(launch)
         launch.outputs.download()
         captions, count = len(inputs["tokens"]), len(inputs["ranks"])
         found = launch.outputs.host
@@ -159,6 +160,21 @@ class DeviceEngine(GraphEngine):
             found["eos"][:captions].copy(),
             found["unk"][:captions].copy(),
         )
+
+    def _run(self, launch: _Launch) -> None:
+        """Runs a step; if it fails while it is captured, or replayed, once more as it is.
+
+        ONNX Runtime captures for the whole process: what another thread does on the GPU meanwhile can make a capture
+        fail. The step may be repeated, since it writes what it has written before.
+        """
+        try:
+            self._step.run_with_iobinding(launch.binding, launch.options)
+        except Exception as error:
+            if not self._captures or launch.options.get_run_config_entry(_GRAPH) == _NOT_CAPTURED:
+                raise
+            log.warning("a step runs without a CUDA graph from now on: %s", " ".join(str(error).split()))
+            launch.options.add_run_config_entry(_GRAPH, _NOT_CAPTURED)
+            self._step.run_with_iobinding(launch.binding, launch.options)
 
     def _launch_of(
         self, inputs: Mapping[str, np.ndarray], state: Mapping[str, Array], new: Mapping[str, Array]
@@ -206,7 +222,7 @@ class DeviceEngine(GraphEngine):
         )
         options = ort.RunOptions()
         if self._captures:
-            options.add_run_config_entry("gpu_graph_id", str(next(self._numbers, _NOT_CAPTURED)))
+            options.add_run_config_entry(_GRAPH, next(self._numbers, _NOT_CAPTURED))
         return _Launch(inputs, outputs, binding, options)
 
 
