@@ -1,6 +1,8 @@
 """What a precision costs in captions: the bundled checkpoint's, built in each, on scenes that training never saw.
 
 python -m benchmarks.agreement --contenders onnxruntime:fp32 openvino:bf16
+
+``emulated:bf16`` is for a CPU without bfloat16.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from ofa_build.training.exact_match import SEED, scene_file
 from ofa_serving.local import LocalCaptioner
 
 from .builds import built
+from .emulated import emulated_bf16
 from .machine import describe
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "emoji"
+EMULATED = "emulated:bf16"
 CHUNK = 25
 PICTURES = 200
 
@@ -67,11 +71,18 @@ def _flags() -> argparse.Namespace:
 
 
 def _captions(contender: str, files: list[bytes], work: Path, device: str) -> list[str]:
+    if contender == EMULATED:
+        repository = built("agreement_bf16", work, CHECKPOINT, Serving.on("cpu", "onnxruntime", "fp32"), [])
+        return _all_of(emulated_bf16(repository, work / "emulated"), "agreement_bf16", files)
     engine, precision = contender.split(":")
     device = "host" if precision == "fp16" and device == "cpu" else device
     name = f"agreement_{device}_{engine}_{precision}"
     pictures = _pictures() if precision == "int8" else []
     repository = built(name, work, CHECKPOINT, Serving.on(device, engine, precision), pictures)
+    return _all_of(repository, name, files)
+
+
+def _all_of(repository: Path, name: str, files: list[bytes]) -> list[str]:
     with LocalCaptioner(repository, name) as captioner:
         parts = (captioner.captions(files[first : first + CHUNK]) for first in range(0, len(files), CHUNK))
         return [best for part in parts for best, *_ in part]
