@@ -132,13 +132,16 @@ def jpeg_scans(data: bytes, at_most: int) -> int:
     """Count the scans of a JPEG file up to its end marker, and no further than ``at_most`` + 1.
 
     Each scan of a progressive file is a pass over the whole picture, and takes as little as 42 bytes to ask for.
+
+    Raises:
+        ScatteredError: the file is made of too many segments.
     """
     scans = 0
     position = len(JPEG_SIGNATURE) - 1
-    while scans <= at_most and (marker := _JPEG_MARKER.search(data, position)):
-        kind = data[marker.start() + 1]
-        if kind == _JPEG_END:
-            break
-        scans += kind == _JPEG_SCAN
+    for _ in range(2 * _JPEG_SEGMENTS):
+        marker = _JPEG_MARKER.search(data, position)
+        if marker is None or data[marker.start() + 1] == _JPEG_END or scans > at_most:
+            return scans
+        scans += data[marker.start() + 1] == _JPEG_SCAN
         position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
-    return scans
+    raise ScatteredError

@@ -58,13 +58,14 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What an image may be at most; all but ``max_bytes`` and ``max_scans`` are read from its header."""
+    """What an image may be at most; those of bytes and of scans are not read from its header."""
 
     max_bytes: int = 20 * 2**20
     max_pixels: int = 25_000_000
     max_side: int = 16_384
     max_aspect: int = 200  # longer side over shorter side
     max_scans: int = 100  # of a JPEG; cameras and editors write 10 or so
+    max_scanned: int = 500_000_000  # pixels of all its scans: each is a pass over the whole picture
 
 
 def load_pixels(data: bytes, size: int, limits: ImageLimits | None = None) -> np.ndarray:
@@ -86,8 +87,8 @@ def load_pixels(data: bytes, size: int, limits: ImageLimits | None = None) -> np
     _check_bytes(data, limits)
     try:
         picture = without_metadata(data)
-        _check_scans(picture, limits)
         image = _open(picture, len(data), limits)
+        _check_scans(picture, image, limits)
     except ScatteredError as error:
         raise CaptionError(Code.UNSUPPORTED_FORMAT, "the image's file is made of too many parts") from error
     try:
@@ -106,9 +107,10 @@ def _check_bytes(data: bytes, limits: ImageLimits) -> None:
         raise _too_large(f"the image has {len(data)} bytes; at most {limits.max_bytes} are taken")
 
 
-def _check_scans(data: bytes, limits: ImageLimits) -> None:
-    if data.startswith(JPEG_SIGNATURE) and jpeg_scans(data, limits.max_scans) > limits.max_scans:
-        raise CaptionError(Code.UNSUPPORTED_FORMAT, f"the JPEG has more than {limits.max_scans} scans")
+def _check_scans(data: bytes, image: Image.Image, limits: ImageLimits) -> None:
+    most = min(limits.max_scans, limits.max_scanned // (image.width * image.height))
+    if data.startswith(JPEG_SIGNATURE) and jpeg_scans(data, most) > most:
+        raise CaptionError(Code.UNSUPPORTED_FORMAT, f"a JPEG of this size may have {most} scans at most")
 
 
 def _open(data: bytes, sent: int, limits: ImageLimits) -> Image.Image:

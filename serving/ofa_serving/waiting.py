@@ -76,7 +76,10 @@ class WaitingLine(Generic[T]):
         """The thread that took an item of this class is free again."""
         with self._changed:
             self._free[priority] += 1
-            self._changed.notify_all()  # of a closed line everybody has to see that it is empty
+            if self._closed:
+                self._changed.notify_all()  # everybody has to see when it is empty
+            elif any(self._lines.values()):
+                self._changed.notify()  # of many idle threads only one could take what may be taken now
 
     def withdraw(self, item: T) -> bool:
         """Takes an item out of the line; false if it is not in it any more."""

@@ -133,15 +133,67 @@ def test_what_would_be_answered_too_late_is_refused_at_once(now):
     refusal(admission)
 
 
-def test_a_server_that_has_been_idle_takes_what_there_is_room_for(now):
+def test_the_pace_outlives_an_idle_time(now):
+    admission = Admission(max_images=64, max_seconds=30)
+    for _ in range(5):
+        admission.enter()
+    for _ in range(5):  # an image takes two seconds: twelve come in time
+        now[0] += 2
+        admission.leave()
+    now[0] += 1000
+    for _ in range(12):
+        admission.enter()
+    refusal(admission)
+
+
+def test_after_an_idle_time_the_first_image_tells_the_pace_anew(now):
     admission = Admission(max_images=4, max_seconds=30)
     admission.enter()
     admission.enter()
     for _ in range(2):  # something hung
         now[0] += 29
         admission.leave()
+    admission.enter()
+    refusal(admission)
+    now[0] += 0.5
+    admission.leave()
     for _ in range(4):
         admission.enter()
+
+
+def test_an_image_alone_tells_the_pace_of_a_crowd(now):
+    admission = Admission(max_images=64, max_seconds=30)
+    admission.enter()
+    now[0] += 8
+    admission.leave(took=8)
+    for _ in range(3):
+        admission.enter()
+    refusal(admission)
+
+
+def test_a_server_whose_every_caption_is_late_takes_fewer(now):
+    admission = Admission(max_images=64, max_seconds=30, at_once=4)
+    for _ in range(8):
+        admission.enter()
+    now[0] += 30
+    for _ in range(8):
+        admission.leave(took=30, captioned=False)
+    for _ in range(3):
+        admission.enter()
+    refusal(admission)
+
+
+def test_a_request_that_would_miss_its_own_deadline_is_refused_at_once(now):
+    admission = Admission(max_images=64, max_seconds=30)
+    for _ in range(6):
+        admission.enter()
+    for _ in range(3):  # an image takes two seconds
+        now[0] += 2
+        admission.leave()
+    with pytest.raises(CaptionError, match="OVERLOADED"):
+        admission.enter(seconds=9)
+    admission.enter(seconds=10)
+    admission.enter(seconds=30)
 
 
 def test_a_slow_server_keeps_room_for_interactive_requests_too(now):
@@ -162,9 +214,9 @@ def test_what_was_given_up_says_nothing_of_how_long_an_image_takes(now):
     for _ in range(20):
         admission.enter()
     for _ in range(50):  # one image a second is captioned, and four others are given up meanwhile
-        for took in (None, None, None, None, 20.0):
+        for captioned in (False, False, False, False, True):
             now[0] += 0.2
-            admission.leave(took=took)
+            admission.leave(took=20.0, captioned=captioned)
             admission.enter()
     assert hint(admission) == 20
 
@@ -174,7 +226,7 @@ def test_a_last_request_that_was_given_up_leaves_an_idle_server(now):
     admission.enter()
     admission.enter()
     admission.leave()
-    admission.leave(took=None)
+    admission.leave(captioned=False)
     now[0] += 1000
     admission.enter()
     admission.enter()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ofa_serving.containers import jpeg_without_metadata
+from ofa_serving.containers import jpeg_scans, jpeg_without_metadata
 from ofa_serving.contract import CaptionError, Code
 from ofa_serving.images import ImageLimits, load_pixels
 from PIL import Image, PngImagePlugin
@@ -315,6 +315,14 @@ def test_a_jpeg_with_thousands_of_scans_is_refused():
     assert code(data[:-2] + last * 5000 + data[-2:]) == Code.UNSUPPORTED_FORMAT
 
 
+def test_a_large_jpeg_may_have_fewer_scans():
+    data = SAMPLES["progressive jpeg"]
+    scans, pixel_count = jpeg_scans(data, 100), PICTURE.shape[0] * PICTURE.shape[1]
+    assert scans > 2
+    assert code(data, max_scanned=(scans - 1) * pixel_count) == Code.UNSUPPORTED_FORMAT
+    pixels(data, max_scanned=scans * pixel_count)
+
+
 def jpeg_with(*segments: bytes) -> bytes:
     """The sample, with what stands before all of its own segments."""
     data = SAMPLES["jpeg"]
@@ -339,11 +347,12 @@ def gif_with_comment(comment: bytes) -> bytes:
         jpeg_with(segment(0xE5) * 500_000),
         jpeg_with(b"\xff\xd9" * 500_000),
         jpeg_with(segment(0xDB) * 500_000),
+        SAMPLES["jpeg"][:-2] + segment(0xFE) * 500_000,
         png_with(png_chunk(b"IDAT", b"") * 200_000),
         png_with(png_chunk(b"noNe", b"") * 200_000),
         gif_with_comment(b"\1a" * 1_000_000),
     ],
-    ids=["tiny EXIF", "EXIF", "APP5", "ends", "tables", "IDAT", "unknown chunk", "comment"],
+    ids=["tiny EXIF", "EXIF", "APP5", "ends", "tables", "after the scan", "IDAT", "unknown chunk", "comment"],
 )
 def test_a_file_of_too_many_parts_is_refused(flood):
     """Of 2 MiB, not of 20: as Pillow reads them, the first would be the work of a minute."""

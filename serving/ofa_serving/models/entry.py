@@ -52,7 +52,11 @@ class EntryModel:
         self._requests = Gauge(IN_FLIGHT_METRIC, "Requests that are being answered", settings.name)
         self._images = Gauge("ofa_images_in_flight", "Images of those requests", settings.name)
         self._admission = Admission(
-            max_in_flight, settings.integer("max_in_flight_bytes"), self._max_seconds, self._count
+            max_in_flight,
+            settings.integer("max_in_flight_bytes"),
+            self._max_seconds,
+            at_once=self._encoder_batch,
+            changed=self._count,
         )
         self._free_slots = deque(range(max_in_flight))
         threads = settings.integer("max_running")
@@ -82,7 +86,7 @@ class EntryModel:
                 parameters = request_parameters(request)
                 origin = Origin.take(request, parameters, self._spans.wanted)
                 call = Call.read(request, parameters, origin, self._defaults, self._max_seconds)
-                self._admission.enter(call.load, call.priority)
+                self._admission.enter(call.load, call.priority, call.until - time.monotonic())
             except CaptionError as error:
                 self._refuse(request, origin, error)
             except Exception:
@@ -122,7 +126,7 @@ class EntryModel:
     def _ended(self, flight: Flight) -> None:
         self._free_slots.append(flight.slot)
         call = flight.call
-        self._admission.leave(call.load, time.monotonic() - call.arrived if flight.stage_ms else None)
+        self._admission.leave(call.load, time.monotonic() - call.arrived, captioned=flight.stage_ms is not None)
 
     def _work(self) -> None:
         while (flight := self._line.take()) is not None:
