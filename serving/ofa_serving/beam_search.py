@@ -1,8 +1,12 @@
-"""Beam search, rule for rule as ModelScope's generator runs it.
+"""Beam search, rule for rule as ModelScope's generator runs it, but that it ends once the rest cannot matter.
 
 The search holds no vocabulary: an engine hands it the best candidates of each beam with their log-probabilities, as
 many as :attr:`BeamSearches.candidates` asks for, and those of the end of sentence and the unknown token. That is enough
 to apply every rule exactly, because a rule can only remove tokens that the search can count beforehand.
+
+ModelScope's goes on until as many hypotheses as beams have finished. A hypothesis loses with every token, and the
+longest divides its loss by most: so it is known before whether a running one can still pass one that has finished, and
+the best ``num_captions`` come out as they would.
 """
 
 from __future__ import annotations
@@ -15,6 +19,9 @@ import numpy as np
 from .generation import GenerationConfig
 
 NEVER = np.float32(-np.inf)
+
+_ROUNDING = np.float32(1e-4)
+"""What the tokens still to come could add at most: engines give log-probabilities that are rounded."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class BeamSearches:
         self._ancestors = np.zeros((0, beam_size, 0), np.int64)
         self._scores = np.zeros((0, beam_size, 0), np.float32)
         self._totals = np.zeros((0, beam_size), np.float32)
+        self._to_beat = np.zeros(0, np.float32)  # the score of the last finished one that is wanted
         self._set([])
 
     @property
@@ -98,7 +106,7 @@ class BeamSearches:
         return 2 * self._beams + max(map(len, self._blocked.values()), default=0) + 3  # pad, eos and unk
 
     def hypotheses(self, caption: int) -> list[Hypothesis]:
-        """What has finished, best first."""
+        """What has finished, best first; the best ``num_captions`` are final once the search has ended."""
         return sorted(self._finished[caption], key=lambda hypothesis: -hypothesis.score)
 
     def join(self, settings: Sequence[GenerationConfig]) -> None:
@@ -110,13 +118,14 @@ class BeamSearches:
         self._ancestors[-more:, :, 0] = self._rows
         self.steps = np.append(self.steps, np.zeros(more, np.int64))
         self._totals = np.append(self._totals, np.zeros((more, self._beams), np.float32), axis=0)
+        self._to_beat = np.append(self._to_beat, np.full(more, NEVER))
         self._set(everybody)
 
     def keep(self, captions: Sequence[int]) -> None:
         """Leaves only these captions; the i-th one named becomes caption i."""
         self._finished = [self._finished[caption] for caption in captions]
         chosen = np.asarray(captions, np.int64)
-        for name in ("steps", "_tokens", "_ancestors", "_scores", "_totals"):
+        for name in ("steps", "_tokens", "_ancestors", "_scores", "_totals", "_to_beat"):
             setattr(self, name, getattr(self, name)[chosen])
         self._set([self._settings[caption] for caption in captions])
 
@@ -135,6 +144,7 @@ class BeamSearches:
                     self._finish(caption, parents[caption, rank], scores[caption, rank])
             ended |= [len(finished) == self._beams for finished in self._finished]
         kept = np.argsort(ends, axis=1, kind="stable")[:, : self._beams]
+        ended |= self._settled(scores[self._each, kept[:, :1]][:, 0])
         going = np.flatnonzero(~ended)[:, None]
         self._continue(going, *(best[going, kept[going[:, 0]]] for best in (parents, tokens, scores)))
         return ended
@@ -145,6 +155,7 @@ class BeamSearches:
         self.temperature = np.array([setting.temperature for setting in settings], np.float32)
         self._max_length = np.array([setting.max_length for setting in settings], np.int64)
         self._min_length = np.array([setting.min_length for setting in settings], np.int64)
+        self._most = np.float32((self._max_length + 1) ** np.array([setting.length_penalty for setting in settings]))
         self._unk_penalty = np.array([setting.unk_penalty for setting in settings], np.float32)[:, None]
         sizes = np.array([setting.no_repeat_ngram_size for setting in settings], np.int64)
         self._ngrams = {size: np.flatnonzero(sizes == size) for size in set(sizes.tolist()) - {0}}
@@ -188,13 +199,20 @@ class BeamSearches:
         scores[np.isnan(scores)] = NEVER
         return ids, scores
 
+    def _settled(self, best: np.ndarray) -> np.ndarray:
+        """BOOL [C], whose wanted hypotheses none can pass that runs on, the best of which have these scores [C]."""
+        return (self._to_beat > NEVER) & (self._to_beat >= (best + _ROUNDING) / self._most)
+
     def _finish(self, caption: int, parent: int, score: np.float32) -> None:
         step = self.steps[caption]
         tokens = np.append(self._tokens[caption, parent, 1 : step + 1], self._special.eos).astype(np.int32)
         cumulative = np.append(self._scores[caption, parent, :step], score)
         normaliser = np.float32((step + 1) ** self._settings[caption].length_penalty)
         logprobs = np.diff(cumulative, prepend=np.float32(0))
-        self._finished[caption].append(Hypothesis(tokens, logprobs, float(score / normaliser)))
+        finished, wanted = self._finished[caption], self._settings[caption].num_captions
+        finished.append(Hypothesis(tokens, logprobs, float(score / normaliser)))
+        if len(finished) >= wanted:
+            self._to_beat[caption] = self.hypotheses(caption)[wanted - 1].score
 
     def _continue(self, going: np.ndarray, parents: np.ndarray, tokens: np.ndarray, scores: np.ndarray) -> None:
         """Takes captions [G, 1] further, by tokens and scores [G, K] after beams [G, K]."""

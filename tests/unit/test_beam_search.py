@@ -1,5 +1,7 @@
 """The search's rules, one by one, on a vocabulary small enough to follow by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ofa_serving.beam_search import BeamSearch, BeamSearches, Candidates, SpecialTokens
@@ -20,7 +22,8 @@ def candidates(*rows):
 
 def search(**settings):
     defaults = {"beam_size": 2, "max_length": 4, "min_length": 0, "no_repeat_ngram_size": 0}
-    return BeamSearch(GenerationConfig(**{**defaults, **settings}), SpecialTokens())
+    settings = {**defaults, **settings}
+    return BeamSearch(GenerationConfig(**{"num_captions": settings["beam_size"], **settings}), SpecialTokens())
 
 
 def test_the_first_step_looks_at_one_beam_only():
@@ -181,3 +184,37 @@ def test_captions_searched_together_find_what_each_finds_alone():
         assert wanted, "a search that finds nothing shows nothing"
         assert [found.tokens.tolist() for found in together[number]] == [found.tokens.tolist() for found in wanted]
         assert [found.score for found in together[number]] == [found.score for found in wanted]
+
+
+def found_by(settings, table):
+    """What a search finds alone, whose every beam is offered the same at one position, and its steps."""
+    one, ended = BeamSearch(settings, SpecialTokens()), False
+    while not ended:
+        step = one.step
+        ended = one.advance(candidates(*[dict(enumerate(table[step]))] * settings.beam_size))
+    return one.hypotheses, step + 1
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("wanted", [1, 2])
+def test_the_search_ends_early_only_where_the_rest_cannot_matter(length_penalty, wanted):
+    saved = 0
+    for seed in range(60):
+        logits = np.random.default_rng(seed).normal(0, 4, (13, 8))
+        logits[:, [BOS, PAD]] = -20
+        table = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        every = GenerationConfig(beam_size=4, num_captions=4, max_length=12, length_penalty=length_penalty)
+        whole, steps = found_by(every, table)
+        best, fewer = found_by(replace(every, num_captions=wanted), table)
+        assert [found.tokens.tolist() for found in best[:wanted]] == [one.tokens.tolist() for one in whole[:wanted]]
+        assert [found.score for found in best[:wanted]] == [one.score for one in whole[:wanted]]
+        saved += steps - fewer
+    assert saved > 0 or length_penalty == 3  # where length gains most, hardly anything is settled early
+
+
+def test_it_goes_on_while_a_longer_caption_may_be_better():
+    one = search(num_captions=1, max_length=3)
+    assert not one.advance(candidates({EOS: -2, A: -1, B: -1.5}, {}))
+    assert not one.advance(candidates({EOS: -1, A: -1.5}, {A: -9, EOS: -9}))  # -2 / 2, and -2.5 / 4 at best
+    assert one.hypotheses[0].score == -1
+    assert one.advance(candidates({A: -2, B: -3}, {A: -2}))  # -4.5 / 4 at best
