@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from captioned import EXAMPLES, NAMES, both, write_coco, write_csv, write_jsonl, write_karpathy, write_tsv
 from ofa_build.checkpoint import load_checkpoint
 from ofa_build.data import BadRecords, DataError, open_data
+from ofa_build.data import batches as batches_module
 from ofa_build.data.batches import Batches, Encoding, Share
 from ofa_build.data.captions import encode_target, normalise
 from ofa_build.data.records import Record
@@ -36,10 +38,48 @@ def test_every_format_gives_the_same_records(tmp_path, kind):
     assert len(data.bad) == 0
 
 
-def test_a_csv_has_one_caption_a_row(tmp_path):
-    data = open_data(write_csv(tmp_path, columns=("picture", "said")), images=IMAGES,
-                     columns={"image": "picture", "caption": "said"})  # fmt: skip
-    assert captions_of(data) == [(text,) for name in NAMES for text in both(name)]
+def test_a_csvs_rows_of_one_image_are_one_record(tmp_path):
+    path = write_csv(tmp_path, columns=("picture", "said"))
+    path.write_text(path.read_text() + f"./{NAMES[0]},a third\n")
+    data = open_data(path, images=IMAGES, columns={"image": "picture", "caption": "said"})
+    assert captions_of(data) == [(*both(NAMES[0]), "a third"), *(tuple(both(name)) for name in NAMES[1:])]
+    assert [record.read() for record in data.records] == [(IMAGES / name).read_bytes() for name in NAMES]
+
+
+class Columnar:
+    """What is used of a ``datasets.Dataset`` that names files."""
+
+    column_names = ("image", "caption")
+    features = dict.fromkeys(column_names, SimpleNamespace(dtype="string"))
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, wanted):
+        if isinstance(wanted, int):
+            return self.rows[wanted]
+        return {name: [row[name] for row in self.rows[wanted]] for name in self.rows[0]}
+
+    def select_columns(self, names):
+        return Columnar([{name: row[name] for name in names} for row in self.rows])
+
+
+def test_rows_of_an_object_that_name_one_file_are_one_record():
+    rows = [{"image": name, "caption": text} for text in ("one", "two") for name in NAMES]
+    assert captions_of(open_data(rows, images=IMAGES)) == [("one", "two")] * len(NAMES)
+    assert captions_of(open_data(Columnar(rows), images=IMAGES)) == [("one", "two")] * len(NAMES)
+    pictures = [{"image": (IMAGES / NAMES[0]).read_bytes(), "caption": text} for text in ("one", "two")]
+    assert captions_of(open_data(pictures)) == [("one",), ("two",)]  # nothing says that they are one image
+
+
+def test_a_tsvs_rows_of_one_image_are_one_record(tmp_path):
+    lines = write_tsv(tmp_path, NAMES[:2]).read_text().splitlines()
+    again = [line.replace("&&".join(both(name)), "again") for line, name in zip(lines, NAMES, strict=False)]
+    (tmp_path / "train.tsv").write_text("\n".join([*lines, *again]))
+    assert captions_of(open_data(tmp_path / "train.tsv")) == [(*both(name), "again") for name in NAMES[:2]]
 
 
 def test_a_folder_is_its_images_and_its_table(tmp_path):
@@ -221,6 +261,19 @@ def test_processes_and_resumption_do_not_change_what_an_update_sees(tmp_path, en
     halves = [keys_by_update(batches(batch_size=2, accumulation=2, processes=2, rank=rank), 0, 6) for rank in (0, 1)]
     assert [one + other for one, other in zip(*halves, strict=True)] == whole
     assert keys_by_update(batches(batch_size=8), 4, 6) == whole[4:]
+
+
+def test_a_streams_batch_is_of_different_images(encoding, monkeypatch):
+    monkeypatch.setattr(encoding.__class__, "example", lambda _self, record, key: (record.name, "seen"))
+    monkeypatch.setattr(batches_module, "_SHUFFLE_BUFFER", 100)
+    rows = ({"image": "x.png", "captions": [f"{number} {caption}" for caption in range(5)]} for number in range(800))
+    examples = batches_module._StreamedBatches(
+        Batches(open_data(iter(rows)), encoding, Share(batch_size=8)), 0, 500
+    )._examples()
+    keys = [key for _, key in itertools.islice(examples, 4000)]
+    assert len(set(keys)) == 4000  # every caption once, before any comes again
+    distinct = [len({record for record, _ in keys[first : first + 8]}) for first in range(0, 4000, 8)]
+    assert np.mean(distinct) > 7
 
 
 def test_an_epoch_shows_every_example_once_in_a_new_order(tmp_path, encoding):

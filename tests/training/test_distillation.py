@@ -1,7 +1,11 @@
 """The student hears its captions and its teacher; a cache of what the teacher says changes nothing."""
 
 import csv
+import gc
+import json
 import math
+import shutil
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -12,7 +16,10 @@ from ofa_build.cli import main
 from ofa_build.data.sources import DataOptions
 from ofa_build.evaluation.search import normalise_pixels
 from ofa_build.model import OFA
+from ofa_build.training import distillation, run
+from ofa_build.training.average import averaged
 from ofa_build.training.distillation import Losses, distil, soft_loss
+from ofa_build.training.hooks import Hook
 from ofa_build.training.inner_states import Pair, matching_layers, parse_pairs, recording
 from ofa_build.training.recipe import Recipe, RecipeError
 from PIL import Image, ImageOps
@@ -102,6 +109,64 @@ def test_remembered_outputs_teach_the_same(teacher, student, data, tmp_path):
         assert remembered == remembering, name
 
 
+def test_a_damaged_memory_is_asked_for_again(teacher, student, data, tmp_path, caplog):
+    common = {"recipe": replace(RECIPE, max_updates=1), "data": IMAGES, "cache": tmp_path / "cache"}
+    distil(teacher, student, data, work_dir=tmp_path / "one", **common)
+    damaged = sorted((tmp_path / "cache").rglob("*.pt"))[0]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    distil(teacher, student, data, work_dir=tmp_path / "other", **common)
+    assert columns(tmp_path / "other", "soft") == columns(tmp_path / "one", "soft")
+    assert len(damaged.read_bytes()) == len(whole)
+    assert f"{damaged} cannot be read and is written again" in caplog.text
+
+
+def test_two_runs_at_once_do_not_write_into_one_file(teacher, student, data, tmp_path, monkeypatch):
+    files, save = [], torch.save
+
+    def also(example, file):
+        if str(file).startswith(str(tmp_path / "cache")):
+            files.append(file)
+        save(example, file)
+
+    monkeypatch.setattr(torch, "save", also)
+    common = {"recipe": replace(RECIPE, max_updates=1), "data": IMAGES, "cache": tmp_path / "cache"}
+    for name in ("one", "other"):
+        distil(teacher, student, data, work_dir=tmp_path / name, **common)
+        for path in (tmp_path / "cache").rglob("*.pt"):
+            path.unlink()
+    assert len(files) == len(set(files)) == 2 * RECIPE.batch_size
+
+
+def test_the_weights_that_were_read_are_not_kept_beside_the_models(teacher, student, data, tmp_path, monkeypatch):
+    read = []
+
+    def load(source):
+        checkpoint = load_checkpoint(source)
+        read.extend(map(weakref.ref, checkpoint.state_dict.values()))
+        return checkpoint
+
+    for module in (distillation, run):
+        monkeypatch.setattr(module, "load_checkpoint", load)
+
+    class Count(Hook):
+        def on_start(self, update, updates):
+            gc.collect()
+            self.kept = sum(tensor() is not None for tensor in read)
+
+    hook = Count()
+    recipe = replace(RECIPE, max_updates=1)
+    distil(teacher, student, data, work_dir=tmp_path, recipe=recipe, data=IMAGES, hooks=[hook])
+    assert read
+    assert hook.kept == 0
+
+
+def test_a_stream_has_no_cache(teacher, student, tmp_path):
+    rows = ({"image": name, "captions": both(name)} for name in NAMES)
+    with pytest.raises(RecipeError, match="a stream's examples have no names"):
+        distil(teacher, student, rows, work_dir=tmp_path, cache=tmp_path / "cache", recipe=RECIPE, data=IMAGES)
+
+
 def test_what_was_remembered_of_other_data_is_not_heard(teacher, student, data, tmp_path):
     common = {"recipe": replace(RECIPE, max_updates=1), "data": IMAGES}
     rows = [{"image": name, "captions": both(name)} for name in reversed(NAMES)]  # the same numbers, other pictures
@@ -161,6 +226,31 @@ def test_the_command_is_the_call(teacher, student, data, tmp_path):
     work = tmp_path / "command"
     assert main([*run, *flags, "--freeze", "batch-norm", "--log-every=1", "--work", str(work)]) == 0
     assert columns(work, "soft") == columns(tmp_path / "call", "soft")
+
+
+def with_vocabulary(checkpoint, folder, change):
+    shutil.copytree(checkpoint, folder)
+    entries = change(json.loads((folder / "vocab.json").read_text()))
+    (folder / "vocab.json").write_text(json.dumps(entries, indent=1))
+    return folder
+
+
+def swapped(entries):
+    one, other = (token for token, number in entries.items() if number in (40, 41))
+    return entries | {one: entries[other], other: entries[one]}
+
+
+def test_a_vocabulary_is_the_same_however_its_file_is_written(teacher, student, data, tmp_path):
+    rewritten = with_vocabulary(student, tmp_path / "rewritten", lambda entries: dict(sorted(entries.items())))
+    recipe = replace(RECIPE, max_updates=1)
+    distil(teacher, rewritten, data, work_dir=tmp_path / "run", recipe=recipe, data=IMAGES)
+    checkpoint = load_checkpoint(student)
+    averaged([checkpoint, load_checkpoint(rewritten)])
+    other = with_vocabulary(student, tmp_path / "other", swapped)
+    with pytest.raises(RecipeError, match="different vocabularies"):
+        distil(teacher, other, data, work_dir=tmp_path / "refused", recipe=recipe, data=IMAGES)
+    with pytest.raises(RecipeError, match="the checkpoints differ in their vocabulary"):
+        averaged([checkpoint, load_checkpoint(other)])
 
 
 def test_a_vocabulary_of_its_own_is_refused(teacher, data, tmp_path):

@@ -1,5 +1,6 @@
 """The metrics are pycocoevalcap's; an evaluation reports scores, speed and what was skipped, by torch or as served."""
 
+import asyncio
 import html
 import json
 import re
@@ -14,11 +15,14 @@ from cases import CASES
 from ofa_build.checkpoint import load_checkpoint
 from ofa_build.cli import main
 from ofa_build.data import open_data
+from ofa_build.data.records import BadRecords, Record
 from ofa_build.evaluation import metrics
-from ofa_build.evaluation.captioners import ServedCaptioner, ServerError
+from ofa_build.evaluation.captioners import ServedCaptioner, ServerError, TorchCaptioner
 from ofa_build.evaluation.comparison import compare
+from ofa_build.evaluation.evaluate import evaluate
 from ofa_build.evaluation.search import normalise_pixels
 from ofa_serving.images import load_pixels
+from small_model import write_small
 
 CHECKPOINT = EXAMPLES.parent / "checkpoints" / "emoji"
 REFERENCES = {str(number): both(name) for number, name in enumerate(NAMES)}
@@ -100,6 +104,74 @@ def test_the_tokenizer_without_java_agrees_on_plain_captions(cococap):
     }
     if shutil.which("java"):
         assert metrics.tokenize_simply(REFERENCES) == metrics.tokenize(REFERENCES)
+
+
+@pytest.mark.parametrize("split", ["tokenize", pytest.param("tokenize_simply", id="without Java")])
+def test_every_chinese_character_is_a_word(cococap, split):
+    if split == "tokenize" and shutil.which("java") is None:
+        pytest.skip("COCO's tokenizer runs in Java")
+    references = {"a": ["一条红色的长裙。"], "b": ["两只猫和一个球"], "c": ["iPhone 手机壳、蓝色"]}
+    captions = {"a": ["一条红色的短裙"], "b": ["两只猫和一个球"], "c": ["iPhone手机壳蓝色"]}
+    wanted, given = (getattr(metrics, split)(texts) for texts in (references, captions))
+    assert given["c"] == wanted["c"] == ["iphone 手 机 壳 蓝 色"]
+    assert given["a"] == ["一 条 红 色 的 短 裙"]
+    scores = metrics.score_tokenized(wanted, given, ["BLEU-1", "CIDEr"])
+    assert scores.each["BLEU-1"] == pytest.approx([6 / 7, 1, 1])
+    assert 0 < scores.each["CIDEr"][0] < scores.each["CIDEr"][1]
+
+
+def test_the_tokenizer_writes_nothing_beside_its_package(cococap, monkeypatch):
+    """Where the package is installed for all, only its owner may."""
+    if shutil.which("java") is None:
+        pytest.skip("COCO's tokenizer runs in Java")
+
+    def refuse(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    assert metrics.tokenize({"a": ["A boat.", "", "naïve -- 1 1/2 boats"]}) == {
+        "a": ["a boat", "", "naïve 1\xa01/2 boats"]
+    }
+
+
+def test_a_run_goes_on_without_the_tokenizer_and_says_so_once(cococap, monkeypatch, caplog):
+    def fail(_texts):
+        raise metrics.MetricError("COCO's tokenizer ended early")
+
+    monkeypatch.setattr(metrics, "tokenize", fail)
+    monkeypatch.setattr(metrics.shutil, "which", lambda _name: "/usr/bin/java")
+    metrics._usable_tokenizer.cache_clear()
+    try:
+        assert metrics.cider(REFERENCES, PERFECT) == metrics.cider(REFERENCES, PERFECT) > 0
+    finally:
+        metrics._usable_tokenizer.cache_clear()
+    assert [record.getMessage()[:28] for record in caplog.records] == ["COCO's tokenizer ended early"]
+
+
+def test_a_caption_is_exactly_a_reference_without_its_punctuation():
+    records = [Record("boat", bytes, ("A Boat.", "one boat")), Record("owl", bytes, ("An owl, or two",))]
+    answers = SimpleNamespace(answers=lambda _records: [(0, "A Boat", 0.1), (1, "an owl or two", 0.1)], description={})
+    evaluation = evaluate(answers, records, BadRecords(), ["BLEU-1"])
+    assert [one.is_exact for one in evaluation.judged] == [True, False]
+    assert evaluation.exact == 0.5
+    assert metrics.is_exact("iPhone手机壳", ["iPhone 手机壳。"])
+
+
+def test_a_reader_that_fails_makes_one_bad_record(tmp_path):
+    def fail():
+        raise RuntimeError("the archive is closed")
+
+    image = (EXAMPLES / "images" / NAMES[0]).read_bytes()
+    records = [Record("good", lambda: image, ("a boat",)), Record("bad", fail, ("a boat",))]
+    checkpoint = load_checkpoint(write_small(tmp_path))
+    answers = {
+        number: answer for number, answer, _ in TorchCaptioner.load(checkpoint, torch.device("cpu")).answers(records)
+    }
+    assert isinstance(answers[0], str)
+    assert str(answers[1]) == "the archive is closed"
+    served = ServedCaptioner("grpc://127.0.0.1:9", "none")
+    answer, _ = asyncio.run(served._answer(None, fail))
+    assert str(answer) == "the archive is closed"
 
 
 def test_other_images_and_unknown_metrics_are_refused():

@@ -23,6 +23,8 @@ from ofa_build.data.batches import Encoding
 from ofa_build.data.records import BadRecords, Record
 from ofa_build.data.sources import CaptionData, DataOptions
 from ofa_build.model import OFA
+from ofa_build.model.resnet import ResNet
+from ofa_build.training import loop
 from ofa_build.training.cider_d import CiderD
 from ofa_build.training.finetuning import finetune
 from ofa_build.training.freezing import set_training
@@ -30,7 +32,7 @@ from ofa_build.training.hooks import Hook, Stopwatch
 from ofa_build.training.loop import Interrupted, Trainer
 from ofa_build.training.recipe import Recipe, RecipeError
 from ofa_build.training.self_critical import SelfCritical
-from ofa_build.training.work_folder import RunError
+from ofa_build.training.work_folder import RunError, WorkFolder
 from small_model import EMOJI, assert_same_weights, weights_of, write_small
 from torch import nn
 
@@ -156,6 +158,50 @@ def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_update_at_hand(ch
     assert_same_weights(tmp_path / "last", whole / "last")
 
 
+EVERY_PROCESS = """
+import multiprocessing, os, signal, subprocess, sys
+from dataclasses import replace
+from test_finetuning import RECIPE, At, train
+
+def stop():
+    workers = [str(worker.pid) for worker in multiprocessing.active_children()]
+    assert len(workers) == 2
+    subprocess.run(["kill", "-TERM", *workers, str(os.getpid())], check=True)  # from outside, as it comes
+    subprocess.run(["kill", "-INT", *workers], check=True)
+
+train(sys.argv[1], sys.argv[2], sys.argv[3], replace(RECIPE, workers=2), hooks=[At(1, stop)])
+"""
+
+
+def test_a_signal_to_every_process_leaves_the_workers_to_the_update_at_hand(checkpoint, data, tmp_path, whole):
+    """As a container or a scheduler's job gets it."""
+    ended = in_a_group_of_its_own("-c", EVERY_PROCESS, str(checkpoint), str(data), str(tmp_path))
+    assert "Interrupted: stopped after update 1 of 6" in ended.stderr
+    train(checkpoint, data, tmp_path)
+    assert_same_weights(tmp_path / "last", whole / "last")
+
+
+def test_a_signal_that_comes_twice_is_one(checkpoint, data, tmp_path, monkeypatch):
+    """torchrun passes on the signal that a scheduler has sent to its processes too."""
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def fall(_number, _frame):
+        raise RuntimeError("in the middle of an update")
+
+    before = signal.signal(signal.SIGTERM, fall)
+    try:
+        with pytest.raises(Interrupted, match="stopped after update 1 of 6"):
+            train(checkpoint, data, tmp_path, hooks=[At(1, twice)])
+        monkeypatch.setattr(loop, "_ONE_SIGNAL", 0.0)
+        with pytest.raises(RuntimeError, match="in the middle"):
+            train(checkpoint, data, tmp_path, hooks=[At(2, twice)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 ONE_OF_TWO = """
 import os, signal, sys
 from dataclasses import replace
@@ -183,6 +229,45 @@ def test_processes_stop_together_whichever_was_told(checkpoint, data, tmp_path):
                                   OMP_NUM_THREADS="1")  # fmt: skip
     assert ended.stdout.count("stopped after update 2 of 6") == 2, ended.stderr[-3000:]
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["update"] == 2
+
+
+APART = """
+import os, sys
+from dataclasses import replace
+from test_finetuning import STEADY, train
+
+rank = os.environ["RANK"]
+train(sys.argv[1], sys.argv[2], sys.argv[3] + rank, replace(STEADY, batch_size=2, workers=0))
+"""
+
+
+def test_processes_that_have_folders_of_their_own_do_not_continue(checkpoint, data, tmp_path):
+    """As nodes have without a common file system: only the first one's has the run."""
+    program = tmp_path / "program.py"
+    program.write_text(APART)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for rank, update in ((0, 4), (1, 0)):
+        (tmp_path / f"run{rank}").mkdir()
+        if update:
+            torch.save({"update": update}, tmp_path / f"run{rank}" / "state.pt")
+            (tmp_path / f"run{rank}" / "recipe.json").write_text("{}")
+    ended = in_a_group_of_its_own(*torchrun, str(program), str(checkpoint), str(data), str(tmp_path / "run"),
+                                  OMP_NUM_THREADS="1")  # fmt: skip
+    assert "at different updates (0 and 4): it must be one folder that all nodes share" in ended.stderr
+
+
+def test_a_state_is_read_as_it_is_used_and_is_let_go(checkpoint, data, tmp_path):
+    def maps():
+        return str(tmp_path / "state.pt") in Path("/proc/self/maps").read_text()
+
+    with pytest.raises(Interrupted):
+        train(checkpoint, data, tmp_path, hooks=[At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))])
+    state = WorkFolder(tmp_path).load_state()
+    assert maps()
+    del state
+    seen = []
+    train(checkpoint, data, tmp_path, hooks=[At(2, lambda: seen.append(maps()))])
+    assert seen == [False]
 
 
 def test_a_full_disk_leaves_what_was_saved_before(checkpoint, data, tmp_path, whole):
@@ -341,6 +426,14 @@ def test_half_precision_needs_a_gpu(checkpoint, data, tmp_path):
         train(checkpoint, data, tmp_path, replace(RECIPE, precision="fp16"))
 
 
+def test_the_first_block_of_a_stage_is_never_dropped():
+    """As in OFA's ResNet, whose first blocks have no drop-path at all."""
+    backbone = ResNet((3, 4, 6), drop_path=0.3)
+    for stage in (backbone.layer1, backbone.layer2, backbone.layer3):
+        rates = [block.drop_path.rate for block in stage]
+        assert rates == pytest.approx([0.3 * number / (len(stage) - 1) for number in range(len(stage))])
+
+
 FROZEN = {
     "embeddings": lambda name: "embed_tokens" in name or "output_projection" in name,
     "resnet": lambda name: "embed_images" in name,
@@ -391,6 +484,10 @@ def test_a_stream_is_trained_on_and_continued(checkpoint, tmp_path):
         finetune(checkpoint, source, work_dir=tmp_path / "part", recipe=RECIPE, data=stream, hooks=[stop])
     finetune(checkpoint, source, work_dir=tmp_path / "part", recipe=RECIPE, data=stream)
     assert_same_weights(tmp_path / "part" / "last", tmp_path / "whole" / "last")
+    recorded = tmp_path / "part" / "recipe.json"
+    recorded.write_text(recorded.read_text().replace('"stream_order": 2,', ""))  # as an earlier version left it
+    with pytest.raises(RunError, match="holds a run with stream_order 1, not 2"):
+        finetune(checkpoint, source, work_dir=tmp_path / "part", recipe=RECIPE, data=stream)
     with pytest.raises(RecipeError, match="a stream has no epochs"):
         finetune(checkpoint, source, work_dir=tmp_path / "x", recipe=replace(RECIPE, max_updates=None), data=stream)
 
@@ -426,6 +523,20 @@ def test_the_reward_is_cider_d():
     given = {n: [f"{text} <eos>".strip()] for n, text in enumerate(captions)}
     _, theirs = Cider().compute_score(ended, given)
     assert ours == pytest.approx(theirs.tolist())
+
+
+def test_the_reward_counts_chinese_characters():
+    corpus = [["一条红色的长裙。"], ["两只猫和一个球"], ["蓝色手机壳"]]
+    reward = CiderD(corpus)
+    assert 0 < reward.score("一条红色的短裙", corpus[0]) < reward.score("一条红色的长裙", corpus[0])
+
+
+def test_the_self_critical_stage_warns_of_single_references(checkpoint, caplog):
+    loaded = load_checkpoint(checkpoint)
+    for captions in (("a cat", "the cat"), ("a cat",)):
+        assert "a single reference" not in caplog.text
+        SelfCritical(OFA(loaded.config), loaded, CaptionData([Record("one", bytes, captions)], BadRecords()), STEADY)
+    assert "every image has a single reference" in caplog.text
 
 
 def test_a_batch_of_nothing_takes_its_part_in_the_self_critical_stage(tmp_path):

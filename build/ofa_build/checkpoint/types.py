@@ -59,3 +59,10 @@ class Checkpoint:
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer, read anew."""
         return Tokenizer.parse(self.tokenizer_files, self.settings.language)
+
+    def has_vocabulary_of(self, other: Checkpoint) -> bool:
+        """Tell whether both tokenizers are one, ids and merges alike, however their files are written."""
+        if self.tokenizer_files == other.tokenizer_files and self.settings.language == other.settings.language:
+            return True
+        one, another = (checkpoint.tokenizer._tokenizer.to_str() for checkpoint in (self, other))
+        return one == another

@@ -48,7 +48,7 @@ _FLAGS: dict[str, tuple[type, str]] = {
 
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`options_of` reads."""
-    recipe = parser.add_argument_group("recipe", "what is left out has the published value")
+    recipe = parser.add_argument_group("recipe", "what is left out has the published value, but for OFA's batch of 128")
     for name, (kind, text) in _FLAGS.items():
         recipe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     recipe.add_argument("--freeze", nargs="*", choices=FREEZABLE, help="what does not learn (published: embeddings)")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -22,7 +23,9 @@ from .sources import CaptionData, CaptionStream
 
 _GREY = 127
 _SHUFFLE_BUFFER = 1000
-"""Records of a stream among which the next is drawn."""
+"""Records of a stream among whose examples the next is drawn."""
+STREAM_ORDER = 2
+"""Which order a stream's examples have; a run does not continue in another. In the first, an image's came in a row."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ class Batches:
         common = {
             "num_workers": self.workers,
             "prefetch_factor": 4 if self.workers else None,
-            "worker_init_fn": _leave_group,
+            "worker_init_fn": _outlive_signals,
         }
         if self._keys is None:
             stream = _StreamedBatches(self, first, last)
@@ -211,12 +214,14 @@ class Batches:
         return [self._keys[index] for index in self._order[place * size : (place + 1) * size]]
 
 
-def _leave_group(_worker: int) -> None:
-    """Keep a worker from what is sent to its process's whole group, as torchrun and schedulers send SIGTERM.
+def _outlive_signals(_worker: int) -> None:
+    """Keep a worker from what is sent to its process's whole group, or to every process of a job or container.
 
     The run ends after the update at hand and needs its workers until then; they end with it.
     """
     os.setpgrp()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _example_keys(records: Sequence[Record], per_image: bool) -> list[tuple[int, int]]:
@@ -263,20 +268,25 @@ class _StreamedBatches(IterableDataset):
         """Repeat the stream, each time in another order; nothing is left out between two rounds."""
         for epoch in itertools.count():
             rng, is_empty = np.random.default_rng((self._batches.seed, epoch)), True
-            for number, record in _shuffled(enumerate(self._batches.data.open()), rng):
-                captions = 1 if self._batches.per_image else len(record.captions)
-                yield from ((record, (number, caption)) for caption in range(captions))
+            for example in _shuffled(self._round(), rng):
+                yield example
                 is_empty = False
             if is_empty:
                 return
 
+    def _round(self) -> Iterator[list[tuple[Record, tuple[int, int]]]]:
+        """Give each record's examples, once."""
+        for number, record in enumerate(self._batches.data.open()):
+            captions = 1 if self._batches.per_image else len(record.captions)
+            yield [(record, (number, caption)) for caption in range(captions)]
 
-def _shuffled(records: Iterator[Any], rng: np.random.Generator) -> Iterator[Any]:
-    """Draw each next one from among those that wait."""
+
+def _shuffled(groups: Iterable[Sequence[Any]], rng: np.random.Generator) -> Iterator[Any]:
+    """Draw each next one from among those that wait, whatever group it came with."""
     waiting: list[Any] = []
-    for record in records:
-        waiting.append(record)
-        if len(waiting) == _SHUFFLE_BUFFER:
+    for group in groups:
+        waiting += group
+        while len(waiting) >= _SHUFFLE_BUFFER * len(group):
             index = int(rng.integers(len(waiting)))
             waiting[index], waiting[-1] = waiting[-1], waiting[index]
             yield waiting.pop()

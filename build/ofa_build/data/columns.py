@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -81,11 +82,18 @@ def records_of(
         columns.check(present, "the data set")
     records = []
     captions = _column(rows, columns.caption or next((name for name in _CAPTIONS if name in (present or ())), None))
+    image = columns.image or next((name for name in _IMAGES if name in (present or ())), None)
+    are_files = getattr((getattr(rows, "features", None) or {}).get(image), "dtype", None) == "string"
+    files = _column(rows, image) if are_files else None
     for number in range(len(rows)):  # type: ignore[arg-type]
         name = f"row {number}"
         try:
-            texts = caption_list(captions[number]) if captions is not None else _captions_at(rows, number, columns)
-            records.append(Record(name, partial(_read_row, rows, number, folder, columns), texts))
+            if captions is None:
+                image, texts = columns.pick(rows[number])
+            else:
+                image, texts = files[number] if files else None, captions[number]
+            read = partial(_read_row, rows, number, folder, columns)
+            records.append(Record(name, read, caption_list(texts), _file_of(image, folder)))
         except DataError as error:
             bad.add(name, str(error))
     return records
@@ -114,7 +122,7 @@ def record_of(row: Mapping[str, Any], name: str, columns: Columns, folder: Path 
     captions = caption_list(caption)
     if isinstance(image, str) and image.strip():
         path = Path(image) if folder is None else folder / image
-        return Record(image, file_reader(path), captions)
+        return Record(image, file_reader(path), captions, _file_of(image, folder))
     return Record(name, image_reader(image), captions)
 
 
@@ -179,8 +187,9 @@ def _column(rows: Any, name: str | None) -> Sequence[Any] | None:
     return list(select([name])[:][name])
 
 
-def _captions_at(rows: Any, number: int, columns: Columns) -> tuple[str, ...]:
-    return caption_list(columns.pick(rows[number])[1])
+def _file_of(image: object, folder: Path | None) -> str | None:
+    """Give the file that an image is named by, the same however it is written."""
+    return os.path.normpath(Path(folder or "", image)) if isinstance(image, str | Path) and str(image).strip() else None
 
 
 def _read_row(rows: Any, number: int, folder: Path | None, columns: Columns) -> bytes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,11 +27,24 @@ class Record:
         name: what messages and reports call it: a file's name, an id, a row's number.
         read: gives the image file's bytes; an OSError or ValueError says why it cannot.
         captions: one or more, as they were written.
+        image: the same for records of one image; None where that is not known.
     """
 
     name: str
     read: Callable[[], bytes]
     captions: tuple[str, ...]
+    image: Hashable = None
+
+
+def merged(records: Iterable[Record]) -> list[Record]:
+    """Make one record of those of one image, with all their captions, in the place of the first."""
+    found: dict[Hashable, list[Record]] = {}
+    for record in records:
+        found.setdefault(object() if record.image is None else record.image, []).append(record)
+    return [
+        replace(first, captions=sum((other.captions for other in others), first.captions)) if others else first
+        for first, *others in found.values()
+    ]
 
 
 class BadRecords:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .coco import read_coco
 from .columns import Columns, records_of, stream_rows
-from .records import DEFAULT_MAX_BAD, BadRecords, DataError, Record
+from .records import DEFAULT_MAX_BAD, BadRecords, DataError, Record, merged
 from .tables import stream_table, table_of
 from .tsv import read_tsv, stream_tsv
 
@@ -58,6 +58,9 @@ def open_data(
 ) -> CaptionData | CaptionStream:
     """Open captioned images.
 
+    Several rows of one image are one record with all their captions, in the place of the first, where the rows name
+    the image's file (or id, in OFA's ``.tsv``) and are not streamed.
+
     Args:
         source: a COCO or Karpathy ``.json``, OFA's ``.tsv``, a ``.jsonl`` or ``.csv``, a folder that holds one of the
             last two, a pattern such as ``train-*.tsv`` for shards, or an object with rows: a ``datasets`` or
@@ -86,7 +89,7 @@ def open_data(
     records: list[Record] = []
     for path in paths:
         records += _read(path, folder, split, names, bad)
-    return _checked(CaptionData(records, bad), str(source))
+    return _checked(CaptionData(merged(records), bad), str(source))
 
 
 def _open_rows(
@@ -94,7 +97,7 @@ def _open_rows(
 ) -> CaptionData | CaptionStream:
     if streaming or not hasattr(source, "__len__"):
         return CaptionStream(lambda: stream_rows(source, images, names, bad), bad)
-    return _checked(CaptionData(records_of(source, images, names, bad), bad), "the data set")
+    return _checked(CaptionData(merged(records_of(source, images, names, bad)), bad), "the data set")
 
 
 def _paths(source: str) -> list[Path]:

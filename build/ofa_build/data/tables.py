@@ -29,7 +29,7 @@ def table_of(folder: Path) -> Path:
 
 
 def stream_table(path: Path, images: Path | None, columns: Columns, bad: BadRecords) -> Iterator[Record]:
-    """Give a table's rows one by one; several rows of one image are several records.
+    """Give a table's rows one by one, each a record.
 
     Args:
         path: ``.jsonl`` with an object a line, or ``.csv`` with a header.

@@ -43,7 +43,9 @@ def _record(path: Path, name: str, start: int, line: bytes) -> Record:
     except UnicodeDecodeError as error:
         raise DataError("the caption is not UTF-8") from error
     offset = start + sum(len(field) + 1 for field in fields[:4])
-    return Record(name, partial(_read_image, path, offset, len(fields[4])), captions)
+    # Shards may number their images each for itself: the length tells most of those apart.
+    image = (fields[1], len(fields[4])) if fields[1] else None
+    return Record(name, partial(_read_image, path, offset, len(fields[4])), captions, image)
 
 
 def _read_image(path: Path, offset: int, length: int) -> bytes:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from ofa_serving.contract import CaptionError
 from ofa_serving.generation import GenerationConfig
 from ofa_serving.images import load_pixels
 from ofa_serving.tokenizer import Tokenizer
 
 from ..checkpoint import Checkpoint, PipelineSettings
-from ..data.records import DataError, Record
+from ..data.records import Record
 from ..model import OFA
 from .search import normalise_pixels, search_captions
 
@@ -75,7 +74,7 @@ class TorchCaptioner:
             for number in range(first, min(first + self.batch_size, len(records))):
                 try:
                     good.append((number, load_pixels(records[number].read(), self.settings.patch_image_size)))
-                except (CaptionError, DataError, OSError) as error:
+                except Exception as error:  # a data set's own reader may raise anything
                     yield number, error, 0.0
             if good:
                 captions = self.captions(np.stack([pixels for _, pixels in good]))
@@ -142,7 +141,7 @@ class ServedCaptioner:
         client = _client()
         try:
             image = await asyncio.to_thread(read)
-        except (DataError, OSError) as error:
+        except Exception as error:  # a data set's own reader may raise anything
             return error, 0.0
         started = time.perf_counter()
         try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.records import BadRecords, DataError, Record
 from .captioners import Captioner
-from .metrics import METRICS, MetricError, Scores, score
+from .metrics import METRICS, MetricError, Scores, is_exact, score
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,11 @@ class Judged:
     record: Record
     caption: str
     scores: dict[str, float]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the caption is one of the references."""
+        return is_exact(self.caption, self.record.captions)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def evaluate(
         Judged(records[number], captions[number], {name: values[place] for name, values in scores.each.items()})
         for place, number in enumerate(numbers)
     ]
-    exact = sum(one.caption in one.record.captions for one in judged) / len(judged)
+    exact = sum(one.is_exact for one in judged) / len(judged)
     return Evaluation(scores, exact, judged, bad, _speed(seconds, elapsed), captioner.description)
 
 

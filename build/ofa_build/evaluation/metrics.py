@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import logging
 import os
+import re
 import shutil
+import string
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +19,18 @@ from typing import Any
 
 import numpy as np
 
+log = logging.getLogger("ofa-build")
+
 Texts = Mapping[str, Sequence[str]]
 """Captions by the image's key."""
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
 _BLEU = METRICS[:4]
+_CHARACTERS = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+"""Chinese characters and Japanese kana, which are written without blanks between words."""
+_MARKS = re.compile("[\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\u30fb]")
+"""Their punctuation."""
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPICE_LIBRARIES = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
@@ -46,7 +58,8 @@ class Scores:
 def score(references: Texts, captions: Mapping[str, str], metrics: Sequence[str] = METRICS) -> Scores:
     """Compare one caption an image with its references.
 
-    Texts go through COCO's tokenizer, which runs in Java, and lose their punctuation and case.
+    Texts go through COCO's tokenizer, which runs in Java, and lose their punctuation and case. Every Chinese character
+    counts as a word.
 
     Args:
         references: one or more captions of each image.
@@ -86,32 +99,74 @@ def score_tokenized(references: Texts, captions: Texts, metrics: Sequence[str] =
 
 
 def tokenize(texts: Texts) -> dict[str, list[str]]:
-    """Split texts into lower-case words without punctuation, as COCO's evaluation does, in Java."""
-    tokenizer = _module("tokenizer.ptbtokenizer").PTBTokenizer()
+    """Split texts into lower-case words without punctuation, as COCO's evaluation does, in Java.
+
+    Raises:
+        MetricError: if pycocoevalcap or Java is missing, or Java fails.
+
+    """
+    package = _module("tokenizer.ptbtokenizer")
     _need_java("COCO's tokenizer")
-    # An empty line would be lost between the tokenizer's output and the images; a full stop is dropped like it.
-    captions = {key: [{"caption": _line(text)} for text in own] for key, own in texts.items()}
+    # pycocoevalcap runs the same, but by way of a file among its own, which not every user may write.
+    jar = Path(package.__file__).with_name(package.STANFORD_CORENLP_3_4_1_JAR)
+    command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    lines = "\n".join(_line(text) for own in texts.values() for text in own)
     try:
-        with _quiet():
-            tokenized = tokenizer.tokenize(captions)
+        done = subprocess.run([*command, "-encoding", "UTF-8"], input=lines.encode(), capture_output=True, check=False)
     except OSError as error:
         raise MetricError(f"COCO's tokenizer cannot run: {error.strerror}") from error
-    if {key: len(own) for key, own in tokenized.items()} != {key: len(own) for key, own in texts.items()}:
+    split = done.stdout.decode().removesuffix("\n").split("\n")
+    if done.returncode or len(split) != lines.count("\n") + 1:
         raise MetricError("COCO's tokenizer ended early; does Java have enough memory?")
-    return tokenized
+    words = iter(
+        " ".join(word for word in line.rstrip().split(" ") if word not in package.PUNCTUATIONS) for line in split
+    )
+    return {key: [next(words) for _ in own] for key, own in texts.items()}
 
 
 def tokenize_simply(texts: Texts) -> dict[str, list[str]]:
-    """Split texts without Java: lower case, no ASCII punctuation. For a training run's own CIDEr."""
+    """Split texts without Java: lower case, no punctuation. For a training run's own CIDEr, and as a reward."""
     drop = {ord(mark): " " for mark in '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'} | {ord("'"): None}
-    return {key: [" ".join(text.lower().translate(drop).split()) for text in own] for key, own in texts.items()}
+    return {
+        key: [" ".join(_spaced(text).lower().translate(drop).split()) for text in own] for key, own in texts.items()
+    }
 
 
 def cider(references: Texts, captions: Mapping[str, str]) -> float:
-    """Give CIDEr, in hundreds as papers write it, with COCO's tokenizer if Java is installed."""
-    split = tokenize if shutil.which("java") else tokenize_simply
+    """Give CIDEr, in hundreds as papers write it, with COCO's tokenizer if it can run."""
+    split = _usable_tokenizer()
     wanted, given = split(references), split(_single("", captions))
     return 100 * score_tokenized(wanted, given, ["CIDEr"]).overall["CIDEr"]
+
+
+def is_exact(caption: str, references: Sequence[str]) -> bool:
+    """Tell whether a caption is one of its references, but for ASCII punctuation and blanks.
+
+    A caption has no punctuation, as it was taught; COCO's references end in a full stop.
+    """
+    return _bare(caption) in map(_bare, references)
+
+
+@functools.cache
+def _usable_tokenizer() -> Callable[[Texts], dict[str, list[str]]]:
+    """Choose once: a run's scores, by which its best checkpoint is chosen, are to be of one kind."""
+    if shutil.which("java") is None:
+        return tokenize_simply
+    try:
+        tokenize({"": ["a caption"]})
+    except MetricError as error:
+        log.warning("%s; captions are split without it, and CIDEr may be off by a little", error)
+        return tokenize_simply
+    return tokenize
+
+
+def _bare(text: str) -> str:
+    return " ".join(_spaced(text).translate(_PUNCTUATION).split())
+
+
+def _spaced(text: str) -> str:
+    """Make a word of each Chinese character; of other scripts nothing changes."""
+    return _CHARACTERS.sub(r" \g<0> ", _MARKS.sub(" ", text))
 
 
 def _check(references: Texts, captions: Mapping[str, str], metrics: Sequence[str]) -> None:
@@ -127,7 +182,8 @@ def _single(prefix: str, captions: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split()) or "."
+    # An empty line would be lost among the others; a full stop is dropped like it.
+    return " ".join(_spaced(text).split()) or "."
 
 
 def _bleu(references: Texts, captions: Texts) -> tuple[Sequence[float], Sequence[Sequence[float]]]:

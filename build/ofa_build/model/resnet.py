@@ -72,7 +72,7 @@ class ResNet(nn.Module):
     @staticmethod
     def _stage(channels: int, width: int, count: int, stride: int, drop_path: float) -> nn.Sequential:
         rates = torch.linspace(0, drop_path, count, device="cpu").tolist()
-        blocks = [Bottleneck(channels, width, stride, drop_path)]
+        blocks = [Bottleneck(channels, width, stride, 0.0)]  # a stage's first block is never dropped, as in OFA
         blocks += [Bottleneck(width * Bottleneck.expansion, width, 1, rates[i]) for i in range(1, count)]
         return nn.Sequential(*blocks)
 

@@ -28,9 +28,11 @@ def averaged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """
     first = checkpoints[0]
     for other in checkpoints[1:]:
-        for part in ("config", "tokenizer_files", "settings"):
-            if getattr(other, part) != getattr(first, part):
-                raise RecipeError(f"the checkpoints differ in their {part.replace('_', ' ')}; they have no mean")
+        same = {part: getattr(other, part) == getattr(first, part) for part in ("config", "settings")}
+        same["vocabulary"] = other.has_vocabulary_of(first)
+        for part, is_same in same.items():
+            if not is_same:
+                raise RecipeError(f"the checkpoints differ in their {part}; they have no mean")
     model = OFA(first.config)  # it knows which weights are one tensor
     model.load_state_dict({name: _mean([each.state_dict[name] for each in checkpoints]) for name in first.state_dict})
     return replace(first, state_dict=model.state_dict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ..checkpoint import Checkpoint, load_checkpoint
 from ..data.batches import CaptionBatch
-from ..data.sources import DataOptions
+from ..data.sources import CaptionStream, DataOptions
 from ..evaluation.search import normalise_pixels
 from .hooks import Hook
 from .inner_states import Pair, matching_layers, recording
@@ -171,8 +171,9 @@ def distil(
     _check(source, run.checkpoint, (*pairs, *losses.hidden_map), losses)
     wanted = [[(pair.side, pair.teacher) for pair in part] for part in (pairs, losses.hidden_map)]
     asked: Teacher | CachedTeacher = Teacher(source, run.accelerator.device, *wanted)
+    source = replace(source, state_dict={})  # the model has them; a large teacher's are gigabytes
     if cache is not None:
-        if data is not None and data.streaming:
+        if isinstance(run.data, CaptionStream):
             raise RecipeError("a stream's examples have no names to remember the teacher's outputs by")
         asked = CachedTeacher(asked, Path(cache) / _digest(source, run, wanted))
     hard = CrossEntropy(run.model, run.checkpoint.settings, run.prompt, recipe)
@@ -194,7 +195,7 @@ def _digest(teacher: Checkpoint, run: CaptionRun, wanted: Sequence[Any]) -> str:
 
 def _check(teacher: Checkpoint, student: Checkpoint, pairs: Sequence[Pair], losses: Losses) -> None:
     """Refuse what cannot be compared."""
-    if teacher.tokenizer_files != student.tokenizer_files:
+    if not teacher.has_vocabulary_of(student):
         raise RecipeError("teacher and student have different vocabularies; their logits cannot be compared")
     for name in ("patch_image_size", "prompt"):
         one, other = getattr(teacher.settings, name), getattr(student.settings, name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,6 +16,7 @@ from typing import Any, Protocol
 import accelerate
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from .hooks import Hook, Progress, Stopwatch
@@ -22,6 +25,9 @@ from .recipe import PRECISIONS, Recipe, RecipeError
 from .work_folder import RunError, WorkFolder
 
 Scores = Mapping[str, float]
+
+_ONE_SIGNAL = 10.0
+"""Seconds in which further signals are the first one's echo: torchrun passes on what its processes get as well."""
 
 
 class Interrupted(RunError):
@@ -263,12 +269,20 @@ class Trainer:
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> None:
         state = self.work.load_state()
+        found = gather_object([state["update"] if state else 0])
+        if len(set(found)) > 1:
+            raise RunError(
+                f"the processes find {self.work.path} at different updates ({min(found)} and {max(found)}): "
+                "it must be one folder that all nodes share"
+            )
         if state is None:
             return
         if state["update"] > self.updates:
             raise RunError(f"{self.work.path} is already at update {state['update']} of {self.updates}")
         self.objective.load_state_dict(state["objective"])
-        optimizer.load_state_dict(state["optimizer"])
+        # On a CPU the optimizer keeps these very tensors, which are parts of a file that is soon replaced.
+        on_cpu = self.accelerator.device.type == "cpu"
+        optimizer.load_state_dict(copy.deepcopy(state["optimizer"]) if on_cpu else state["optimizer"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.update, self.best, self._judged = state["update"], state["best"], set(state["judged"])
@@ -279,14 +293,21 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM end the run after the update at hand; a second one ends it at once."""
+        """Let SIGINT and SIGTERM end the run after the update at hand; one that comes later still ends it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
+        first = None
+
         def stop(number: int, _frame: FrameType | None) -> None:
+            nonlocal first
             self._stop.set()
-            signal.signal(number, before[number])
+            now = time.monotonic()
+            first = first or now
+            if now - first > _ONE_SIGNAL:
+                signal.signal(number, before[number])
+                signal.raise_signal(number)
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -22,9 +22,11 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run's numbers. The defaults are OFA's published cross-entropy stage, for one process.
+    """A training run's numbers. The defaults are those of OFA's cross-entropy stage, but for the batch.
 
-    Examples of one update: ``batch_size`` x ``accumulation`` x processes. Rates are shares of 1.
+    Examples of one update: ``batch_size`` x ``accumulation`` x processes. OFA's script has 8 x 4 x 4 GPUs = 128; here
+    it is 8 unless ``accumulation`` or the processes say more, so that a small data set has updates enough. Whatever
+    counts updates (``drop_worst_after``) then comes after fewer examples than OFA's. Rates are shares of 1.
     """
 
     epochs: float = 5
@@ -102,7 +104,7 @@ class Recipe:
 
 
 CROSS_ENTROPY = Recipe()
-"""OFA's first stage."""
+"""OFA's first stage, but for the batch; for large, its script has 2 epochs and ``drop_worst_after`` 2500."""
 
 SELF_CRITICAL = Recipe(
     label_smoothing=0.0,
@@ -119,4 +121,4 @@ DISTILLATION = Recipe(learning_rate=2e-5, warm_up=0.01, drop_worst=0.0)
 """OFA-Compress: five epochs, batches of 8."""
 
 STAGES = {"cross-entropy": CROSS_ENTROPY, "self-critical": SELF_CRITICAL}
-"""The stages of fine-tuning and their published recipes."""
+"""The stages of fine-tuning and their recipes."""

@@ -14,10 +14,10 @@ from torch import nn
 
 from ..checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ..data import DataError, open_data
-from ..data.batches import Batches, Encoding, Share
+from ..data.batches import STREAM_ORDER, Batches, Encoding, Share
 from ..data.sources import CaptionData, CaptionStream, DataOptions, Rows
 from ..evaluation.captioners import TorchCaptioner
-from ..evaluation.metrics import cider
+from ..evaluation.metrics import cider, is_exact
 from ..model import OFA
 from .freezing import checkpoint_gradients, freeze, set_training
 from .hooks import CsvLog, Hook, PlainLog, ProgressBar, TensorBoardLog
@@ -79,6 +79,7 @@ class CaptionRun:
         settings = self.checkpoint.settings
         self.prompt = self.tokenizer.encode_prompt(settings.prompt, settings.max_src_length)
         self.model = student(self.checkpoint, recipe)
+        self.checkpoint = replace(self.checkpoint, state_dict={})  # the model has them
 
     def batches(self, per_image: bool = False) -> Batches:
         """Give this process's share of the training data."""
@@ -108,6 +109,8 @@ class CaptionRun:
             run = {"checkpoint": self.checkpoint.sha256, "processes": self.accelerator.num_processes}
             if isinstance(self.data, CaptionData):
                 run["records"] = len(self.data)
+            else:
+                run["stream_order"] = STREAM_ORDER
             self.work.begin(self.recipe, {**run, **(about or {})})
         self.accelerator.wait_for_everyone()
         trainer = Trainer(
@@ -155,7 +158,7 @@ class CaptionRun:
         if not captions:
             raise DataError(f"no image of the evaluation data can be read: {self.evaluation.bad.summary()}")
         references = {str(number): records[number].captions for number in captions}
-        exact = sum(caption in records[number].captions for number, caption in captions.items()) / len(captions)
+        exact = sum(is_exact(caption, records[number].captions) for number, caption in captions.items()) / len(captions)
         scored = cider(references, {str(number): caption for number, caption in captions.items()})
         return {"CIDEr": scored, "exact": 100 * exact}
 

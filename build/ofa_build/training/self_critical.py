@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -18,6 +19,8 @@ from ..model import OFA
 from .cider_d import CiderD
 from .objectives import Term, Terms
 from .recipe import Recipe, RecipeError
+
+log = logging.getLogger("ofa-build")
 
 
 class SelfCritical(nn.Module):
@@ -47,6 +50,8 @@ class SelfCritical(nn.Module):
             raise RecipeError("the self-critical stage compares hypotheses: the checkpoint's beam_size must be above 1")
         prompt = self.tokenizer.encode_prompt(self.settings.prompt, self.settings.max_src_length)
         self.register_buffer("prompt", torch.tensor(prompt), persistent=False)
+        if all(len(record.captions) == 1 for record in data.records):
+            log.warning("every image has a single reference: rows of one image count as one only if they name its file")
         self._reward = CiderD(record.captions for record in data.records)
 
     def units(self, batch: CaptionBatch, update: int) -> Mapping[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import uuid
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from ..evaluation.search import normalise_pixels
 from ..model import OFA
 from .inner_states import Place, recording
 from .work_folder import RunError
+
+log = logging.getLogger("ofa-build")
 
 
 @dataclass(frozen=True)
@@ -83,15 +87,17 @@ class CachedTeacher:
         """
         if not batch.keys:
             return self._teacher(batch, inputs, counts)
-        examples = zip(batch.keys, batch.pixels.cpu().numpy(), strict=True)
-        names = (f"{record}-{caption}-{zlib.crc32(pixels):08x}.pt" for (record, caption), pixels in examples)
+        shown = zip(batch.keys, batch.pixels.cpu().numpy(), strict=True)
+        names = (f"{record}-{caption}-{zlib.crc32(pixels):08x}.pt" for (record, caption), pixels in shown)
         paths = [self._folder / name for name in names]
-        if not all(path.exists() for path in paths):
+        examples = [_recalled(path, inputs.device) for path in paths]
+        if None in examples:
             lesson = self._teacher(batch, inputs, counts)
             lengths = counts.sum(1).tolist()
             for row, (path, logits) in enumerate(zip(paths, lesson.logits.split(lengths), strict=True)):
-                self._remember(path, lesson, row, logits)
-        examples = [torch.load(path, map_location=inputs.device, weights_only=True) for path in paths]
+                if examples[row] is None:
+                    self._remember(path, lesson, row, logits)
+                    examples[row] = torch.load(path, map_location=inputs.device, weights_only=True)
         return _joined(examples, inputs.shape[1])
 
     def _remember(self, path: Path, lesson: Lesson, row: int, logits: Tensor) -> None:
@@ -101,13 +107,25 @@ class CachedTeacher:
             "attention": {place: _cut(part[row], place, length) for place, part in lesson.attention.items()},
             "hidden": {place: _cut(part[row], place, length, square=False) for place, part in lesson.hidden.items()},
         }
-        partial = path.with_suffix(".partial")
+        # Several runs, and a run's own processes, may write one example at a time.
+        partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
         try:
             torch.save(example, partial)
             partial.replace(path)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
             raise RunError(f"the teacher's outputs cannot be kept in {self._folder}: {error}") from error
+
+
+def _recalled(path: Path, device: torch.device) -> dict | None:
+    """Read what was said of an example; what cannot be read is to be asked again."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a cut archive raises many kinds
+        log.warning("%s cannot be read and is written again: %s", path, (str(error).splitlines() or [""])[0])
+        return None
 
 
 def _cut(part: Tensor, place: Place, length: int, square: bool = True) -> Tensor:

@@ -13,6 +13,9 @@ import torch
 
 from .recipe import Recipe
 
+_BEFORE = {"stream_order": 1}
+"""What holds of a run that did not write it down."""
+
 
 class RunError(RuntimeError):
     """A run cannot start or go on; the message says why, and what is left of it."""
@@ -48,7 +51,7 @@ class WorkFolder:
         if not self._state.exists():
             path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
             return
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = _BEFORE | json.loads(path.read_text(encoding="utf-8"))
         for name, value in wanted.items():
             if known.get(name, value) != value:  # a run of an earlier version did not write everything down
                 raise RunError(
@@ -56,11 +59,11 @@ class WorkFolder:
                 )
 
     def load_state(self) -> dict[str, Any] | None:
-        """Read the state that was saved last, if any."""
+        """Read the state that was saved last, if any; its tensors are read from the file as they are used."""
         if not self._state.exists():
             return None
         try:
-            return torch.load(self._state, map_location="cpu", weights_only=True)
+            return torch.load(self._state, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # a damaged archive raises many kinds
             raise RunError(f"{self._state} is damaged; remove it to start anew") from error
 
