@@ -9,7 +9,8 @@ from typing import Any
 
 OUTPUT = Path(__file__).parents[1] / "helm/ofa-caption/files/dashboard.json"
 
-MODEL = 'model=~"$model"'
+RELEASE = 'release=~"$release"'
+MODEL = f'{RELEASE}, model=~"$model"'
 WIDTH, HEIGHT, COLUMNS = 8, 8, 24
 
 
@@ -41,26 +42,28 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Requests by code",
             "reqps",
-            "Answers a second. OK is a caption; the other codes are the contract's.",
+            "Answers a second. OK is a caption, CANCELLED was soon given up; the other codes are the contract's.",
             {"{{code}}": rate("ofa_requests_total", by="code")},
             stacked=True,
         ),
         Panel(
             "Failed requests",
             "percentunit",
-            "Share refused as OVERLOADED, late, or INTERNAL; the objective is 0.1 %.",
+            "Share refused as OVERLOADED, late, or INTERNAL, of each release; the objective is 0.1 %.",
             {
-                "failed": rate("ofa_requests_total", f'{MODEL}, code=~"OVERLOADED|DEADLINE_EXCEEDED|INTERNAL"')
+                "failed {{release}}": rate(
+                    "ofa_requests_total", f'{MODEL}, code=~"OVERLOADED|DEADLINE_EXCEEDED|INTERNAL"', by="release"
+                )
                 + " / "
-                + rate("ofa_requests_total")
+                + rate("ofa_requests_total", by="release")
             },
         ),
         Panel(
             "Time to a caption",
             "s",
-            "From a request's arrival at the server to its answer; the objective is 99 % within 2.5 s.",
+            "From arrival at the server to the answer, by release; the objective is 99 % within 2.5 s.",
             {
-                name: quantile(q, "ofa_request_duration_seconds")
+                f"{name} {{{{release}}}}": quantile(q, "ofa_request_duration_seconds", by="release")
                 for name, q in (("p50", "0.5"), ("p95", "0.95"), ("p99", "0.99"))
             },
         ),
@@ -109,8 +112,8 @@ ROWS: dict[str, list[Panel]] = {
             "none",
             "Waiting to join the running search, and in it.",
             {
-                "waiting": "sum(ofa_captions_waiting)",
-                "searching": "sum(ofa_captions_searching)",
+                "waiting": f"sum(ofa_captions_waiting{{{RELEASE}}})",
+                "searching": f"sum(ofa_captions_searching{{{RELEASE}}})",
             },
             stacked=True,
         ),
@@ -126,23 +129,23 @@ ROWS: dict[str, list[Panel]] = {
             "Hypotheses a decoder step",
             "none",
             "The mean batch of the beam search: captions that are searched together, times their beams.",
-            {"rows a step": rate("ofa_search_rows_total", "") + " / " + rate("ofa_search_steps_total", "")},
+            {"rows a step": rate("ofa_search_rows_total", RELEASE) + " / " + rate("ofa_search_steps_total", RELEASE)},
         ),
         Panel(
             "Images an encoder run",
             "none",
             "The mean batch that Triton's dynamic batcher forms.",
             {
-                "images a run": rate("nv_inference_count", 'model=~".*_encoder"')
+                "images a run": rate("nv_inference_count", f'{RELEASE}, model=~".*_encoder"')
                 + " / "
-                + rate("nv_inference_exec_count", 'model=~".*_encoder"')
+                + rate("nv_inference_exec_count", f'{RELEASE}, model=~".*_encoder"')
             },
         ),
         Panel(
             "Decoder steps and tokens",
             "cps",
             "Steps a second, and captions taken one token further a second.",
-            {"steps": rate("ofa_search_steps_total", ""), "tokens": rate("ofa_search_tokens_total", "")},
+            {"steps": rate("ofa_search_steps_total", RELEASE), "tokens": rate("ofa_search_tokens_total", RELEASE)},
         ),
     ],
     "Server": [
@@ -166,7 +169,7 @@ ROWS: dict[str, list[Panel]] = {
             "Size of the images",
             "bytes",
             "Files as they arrive.",
-            {name: quantile(q, "ofa_image_size_bytes", match="") for name, q in (("p50", "0.5"), ("p95", "0.95"))},
+            {name: quantile(q, "ofa_image_size_bytes", match=RELEASE) for name, q in (("p50", "0.5"), ("p95", "0.95"))},
         ),
         Panel(
             "Queue time of each model in Triton",
@@ -228,7 +231,7 @@ def dashboard() -> dict[str, Any]:
         "editable": True,
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": [data_source(), model_variable()]},
+        "templating": {"list": [data_source(), variable("release", "Release"), variable("model", "Model")]},
         "panels": panels,
     }
 
@@ -265,14 +268,14 @@ def data_source() -> dict[str, Any]:
     return {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
 
 
-def model_variable() -> dict[str, Any]:
-    """Lets a reader choose the served checkpoints."""
+def variable(label: str, title: str) -> dict[str, Any]:
+    """Lets a reader choose releases, or the checkpoints they serve. Compose has no releases: there "all" is none."""
     return {
-        "name": "model",
+        "name": label,
         "type": "query",
-        "label": "Model",
+        "label": title,
         "datasource": {"type": "prometheus", "uid": "${datasource}"},
-        "query": "label_values(ofa_requests_total, model)",
+        "query": f"label_values(ofa_requests_total, {label})",
         "refresh": 2,
         "includeAll": True,
         "multi": True,

@@ -144,7 +144,19 @@ class Manifest:
         """
         self._verify_versions()
         self._verify_gpu()
-        self._verify_files(directory)
+        self.verify_files(directory)
+
+    def verify_files(self, directory: Path) -> None:
+        """Check that what the manifest names is there and undamaged, whichever machine it is to run on.
+
+        Args:
+            directory: the manifest's folder.
+
+        Raises:
+            ManifestError: the first thing that does not match.
+
+        """
+        self._verify_named(directory)
         self._verify_that_is_all(directory)
 
     def _verify_versions(self) -> None:
@@ -173,7 +185,7 @@ class Manifest:
                 f"this machine has {gpu.name} ({gpu.compute_capability}): build it again here"
             )
 
-    def _verify_files(self, directory: Path) -> None:
+    def _verify_named(self, directory: Path) -> None:
         for record in self.files:  # sizes first: they cost nothing, and show most damage
             try:
                 size = (directory / record.path).stat().st_size

@@ -2,7 +2,7 @@
 
 | name | kind | labels | meaning |
 |---|---|---|---|
-| ``ofa_requests_total`` | counter | model, code | requests answered: ``OK`` or the contract's code |
+| ``ofa_requests_total`` | counter | model, code | requests answered: ``OK``, the contract's code, or ``CANCELLED`` |
 | ``ofa_request_duration_seconds`` | histogram | model | from a request's arrival to its caption, refusals left out |
 | ``ofa_stage_duration_seconds`` | histogram | model, stage | an image's time in each stage of ``contract.STAGES`` |
 | ``ofa_image_size_bytes`` | histogram | model | the files that arrive |
@@ -33,6 +33,15 @@ from prometheus_client.registry import Collector
 from .contract import STAGES, Code
 
 OK = "OK"
+CANCELLED = "CANCELLED"
+"""In the place of DEADLINE_EXCEEDED for what its client gave up, or gave no more time, within :data:`PATIENCE`.
+
+Here alone: who asked is told what the contract says.
+"""
+
+PATIENCE = 2.5
+"""Seconds that a client is to wait before it is the server's fault that it stops waiting."""
+
 CANARY_REQUEST = "canary"
 """The request id of the probes that send the known image."""
 
@@ -78,7 +87,7 @@ class EntryMetrics:
         start = Gauge("ofa_model_start_time_seconds", "When the model was loaded", ["model"], registry=registry)
         start.labels(model).set_to_current_time()
         self._model = model
-        for code in (OK, *Code):  # so that a rate has a beginning
+        for code in (OK, CANCELLED, *Code):  # so that a rate has a beginning
             self._requests.labels(model, code)
             self._canary.labels(model, code)
 
@@ -87,7 +96,8 @@ class EntryMetrics:
         if request_id == CANARY_REQUEST:
             self._canary.labels(self._model, code).inc()
             return
-        self._requests.labels(self._model, code).inc()
+        given_up = code == Code.DEADLINE_EXCEEDED and seconds < PATIENCE
+        self._requests.labels(self._model, CANCELLED if given_up else code).inc()
         if code == OK:
             self._duration.observe(seconds)
 

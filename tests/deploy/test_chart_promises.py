@@ -1,21 +1,29 @@
 """What the chart promises: nothing lost at a stop, nobody let in, sizes that fit, the models read-only."""
 
+import contextlib
 import re
+import shutil
+import socket
 import threading
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import chart as chart_module
 import pytest
-from chart import CASES, CHART, pod, render, values_of, yaml
+from chart import CASES, CHART, helm, pod, render, values_of, yaml
 from google.protobuf import text_format
+from ofa_serving.images import ImageLimits
+from ofa_serving.launcher import helm_values as helm_values_module
 from ofa_serving.launcher.artifact import Artifact
 from ofa_serving.launcher.helm_values import helm_values
 from ofa_serving.launcher.restarts import LONGEST_DELAY
 from ofa_serving.launcher.settings import parse_settings
 from ofa_serving.launcher.shared_memory import required_bytes
-from ofa_serving.manifest import Manifest
+from ofa_serving.manifest import FILE_NAME, Manifest
 from proxy_process import MISSING, NGINX, ProxyProcess
+from proxy_requests import RAW
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 ROOT = Path(__file__).parents[2]
@@ -53,32 +61,52 @@ def mebibytes(quantity):
     return int(number) * UNITS[unit]
 
 
-def default_artifact(device="cpu", max_in_flight=None):
-    """The recorded repository as a built checkpoint; ``max_in_flight`` instead of its own."""
-    models = []
-    for path in sorted((ROOT / "model_repository").glob("*/config.pbtxt")):
-        models.append(text_format.Parse(path.read_text(), ModelConfig()))
-        if path.parent.name == "ofa_caption" and max_in_flight is not None:
-            models[-1].parameters["max_in_flight"].string_value = str(max_in_flight)
-    manifest = Manifest.__new__(Manifest)
-    object.__setattr__(manifest, "name", "ofa_caption")
-    object.__setattr__(manifest, "device", device)
-    return Artifact(ROOT, manifest, tuple(models))
+@pytest.fixture
+def default_artifact(tmp_path):
+    """A function that gives the recorded repository as a built checkpoint; ``max_in_flight`` instead of its own."""
+
+    def build(device="cpu", max_in_flight=None, content="a manifest"):
+        models = []
+        for path in sorted((ROOT / "model_repository").glob("*/config.pbtxt")):
+            models.append(text_format.Parse(path.read_text(), ModelConfig()))
+            if path.parent.name == "ofa_caption" and max_in_flight is not None:
+                models[-1].parameters["max_in_flight"].string_value = str(max_in_flight)
+        manifest = Manifest.__new__(Manifest)
+        object.__setattr__(manifest, "name", "ofa_caption")
+        object.__setattr__(manifest, "device", device)
+        (tmp_path / FILE_NAME).write_text(content)
+        return Artifact(tmp_path, manifest, tuple(models))
+
+    return build
 
 
-def test_shared_memory_is_what_the_launcher_asks_for_of_the_default_models():
+def test_shared_memory_is_what_the_launcher_asks_for_of_the_default_models(default_artifact):
     needed = required_bytes(default_artifact().memory())
     size = yaml.safe_load((CHART / "values.yaml").read_text())["sharedMemory"]["sizeMiB"]
     assert size == -(-needed // 2**20)
 
 
-def test_the_charts_own_values_are_those_of_the_default_model():
+def test_the_charts_own_values_are_those_of_the_default_model(default_artifact):
     chart = yaml.safe_load((CHART / "values.yaml").read_text())
-    for name, value in helm_values([default_artifact()]).items():
+    values = helm_values([default_artifact()])
+    assert values.pop("podAnnotations").keys() == {"checksum/models"}
+    for name, value in values.items():
         assert chart[name] == value or value.items() <= chart[name].items(), name
 
 
-def test_the_proxy_and_the_autoscaler_go_by_the_images_that_a_server_admits():
+@pytest.mark.parametrize("mode", ["deployment", "kserve"])
+def test_another_build_of_the_model_is_rolled_out(default_artifact, mode):
+    def pods(manifest):
+        values = helm_values([default_artifact(content=manifest)])
+        documents = render({**values, "mode": mode, "podAnnotations": {**values["podAnnotations"], "mine": "too"}})
+        key = ("Deployment", "captions-server") if mode == "deployment" else ("ServingRuntime", "captions")
+        specification = documents[key]["spec"]
+        return specification["template"] if mode == "deployment" else specification
+
+    assert pods("one") == pods("one") != pods("another")
+
+
+def test_the_proxy_and_the_autoscaler_go_by_the_images_that_a_server_admits(default_artifact):
     values = helm_values([default_artifact("gpu", 256)])
     assert (values["proxy"], values["autoscaling"]) == ({"callsPerServer": 384}, {"imagesInFlight": 48})
     documents = render(values)
@@ -89,7 +117,7 @@ def test_the_proxy_and_the_autoscaler_go_by_the_images_that_a_server_admits():
     assert twice["proxy"] == {"callsPerServer": 192}
 
 
-def test_models_that_leave_their_calls_to_triton_leave_the_charts_values():
+def test_models_that_leave_their_calls_to_triton_leave_the_charts_values(default_artifact):
     assert not {"proxy", "autoscaling"} & helm_values([default_artifact(max_in_flight=0)]).keys()
 
 
@@ -101,6 +129,47 @@ def test_shared_memory_is_a_memory_volume_within_the_memory_limit(case):
     limit = mebibytes(server(documents)["resources"]["limits"]["memory"])
     assert mebibytes(volume["emptyDir"]["sizeLimit"]) <= limit / 2
     assert {"name": "shared-memory", "mountPath": "/dev/shm"} in server(documents)["volumeMounts"]
+
+
+@pytest.mark.parametrize("mode", ["deployment", "kserve"])
+@pytest.mark.parametrize(
+    ("shared", "cache", "limit", "fits"),
+    [
+        (3072, 0, "6Gi", True),
+        (3073, 0, "6Gi", False),
+        (2072, 1000, "6144Mi", True),
+        (2072, 1001, "6144Mi", False),
+        (929, 0, "1900M", False),
+        (929, 0, "2G", True),
+        (929, 0, "0.001Ti", False),
+        (929, 0, None, True),
+        (929, 0, 10**10, True),
+    ],
+)
+def test_what_lies_in_memory_leaves_half_of_the_limit_to_the_models(mode, shared, cache, limit, fits):
+    values = {"mode": mode, "sharedMemory": {"sizeMiB": shared}, "encodedImageCache": cache}
+    values["resources"] = {"cpu": {"limits": {"memory": limit}}}
+    if fits:
+        assert render(values)
+    else:
+        with pytest.raises(helm.HelmError, match=f"{shared + cache} MiB, are more than half of resources.cpu.limits"):
+            render(values)
+
+
+def test_several_models_for_a_gpu_get_the_memory_they_need(default_artifact):
+    small, large = (helm_values([default_artifact("gpu", images)] * 2) for images in (64, 512))
+    assert "resources" not in small
+    memory, shared = large["resources"]["gpu"]["limits"]["memory"], large["sharedMemory"]["sizeMiB"]
+    assert 2 * shared <= mebibytes(memory) < 2 * shared + 1024
+    limits = server(render({**large, "models": ["one", "another"]}))["resources"]
+    assert limits["requests"]["memory"] == limits["limits"]["memory"] == memory
+    assert limits["limits"]["nvidia.com/gpu"] == 1
+
+
+def test_the_memory_that_models_are_measured_by_is_the_charts():
+    chart = yaml.safe_load((CHART / "values.yaml").read_text())["resources"]
+    given = {profile: mebibytes(chart[profile]["limits"]["memory"]) // 1024 for profile in chart}
+    assert given == helm_values_module._MEMORY
 
 
 @each_deployment
@@ -215,15 +284,33 @@ def test_nothing_is_let_in_or_out_but_what_is_named(defaults):
 def test_a_server_reaches_the_bucket_wherever_it_is(endpoint, ports):
     documents = render({"modelVolume": {"kind": "s3", "s3": {"uri": "s3://models", "endpoint": endpoint}}})
     names, bucket = documents["NetworkPolicy", "captions-server"]["spec"]["egress"]
-    assert {port["port"] for port in names["ports"]} == {53}
+    assert {port["port"] for port in names["ports"]} == {53, 5353}
     assert [port["port"] for port in bucket["ports"]] == ports
 
 
 def test_a_server_reaches_what_the_operator_names():
     agent = {"to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}], "ports": [{"port": 80}]}
-    policy = render({"networkPolicy": {"extraEgress": [agent]}})["NetworkPolicy", "captions-server"]["spec"]
-    assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert agent in policy["egress"]
+    documents = render({"networkPolicy": {"extraEgress": [agent]}})
+    for component in ("server", "proxy"):
+        policy = documents["NetworkPolicy", f"captions-{component}"]["spec"]
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        assert agent in policy["egress"]
+
+
+def test_a_proxy_finds_the_servers_names_whoever_answers_for_them(defaults):
+    """A cache on the node, a cloud's own servers, OpenShift's pods at 5353."""
+    _, names = defaults["NetworkPolicy", "captions-proxy"]["spec"]["egress"]
+    assert "to" not in names
+    asked = {(port["port"], port.get("protocol", "TCP")) for port in names["ports"]}
+    assert asked == {(port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")}
+
+
+def test_proxies_come_from_the_same_registry_and_go_where_servers_may():
+    documents = render(values_of("gpu-s3-keda"))
+    servers, proxies = (pod(documents, component) for component in ("server", "proxy"))
+    assert proxies["imagePullSecrets"] == servers["imagePullSecrets"] == [{"name": "registry"}]
+    assert proxies["tolerations"] == servers["tolerations"]
+    assert "nodeSelector" not in proxies  # the servers' is for a GPU
 
 
 def test_the_metrics_leave_the_cluster_through_no_service(defaults):
@@ -240,11 +327,40 @@ def test_replicas_are_spread_and_evicted_one_at_a_time(defaults):
     assert rolling == {"maxSurge": 1, "maxUnavailable": 0}
 
 
+def test_servers_are_replaced_within_their_time_and_as_the_nodes_allow(defaults):
+    """A node's only GPU is free for a new server when the old one has gone."""
+    start = int(environment(server(defaults))["OFA_START_TIMEOUT"])
+    for component in ("server", "proxy"):
+        assert defaults["Deployment", f"captions-{component}"]["spec"]["progressDeadlineSeconds"] == start + 600
+    tight = render({"strategy": {"maxSurge": 0, "maxUnavailable": 1}})["Deployment", "captions-server"]["spec"]
+    assert tight["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_autoscaling_begins_with_the_servers_there_are(tmp_path, monkeypatch):
+    """Helm asks the cluster for the Deployment; the render here is without one, and is given it."""
+    chart = tmp_path / "chart"
+    shutil.copytree(CHART, chart)
+    template = chart / "templates/server.yaml"
+    asked = 'lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-server" .Release.Name)'
+    assert template.read_text().count(asked) == 1
+    template.write_text(template.read_text().replace(asked, 'dict "spec" (dict "replicas" 7)'))
+    monkeypatch.setattr(chart_module, "CHART", chart)
+    assert render({})["Deployment", "captions-server"]["spec"]["replicas"] == 7
+    fixed = render({"autoscaling": {"enabled": False}})
+    assert fixed["Deployment", "captions-server"]["spec"]["replicas"] == 2
+
+
 def test_an_autoscaled_deployment_does_not_fix_its_replicas(defaults):
     assert "replicas" not in defaults["Deployment", "captions-server"]["spec"]
     fixed = render(values_of("image-tls-canary"))
     assert fixed["Deployment", "captions-server"]["spec"]["replicas"] == 3
     assert ("HorizontalPodAutoscaler", "captions-server") not in fixed
+
+
+def test_keda_counts_servers_and_not_the_models_in_them():
+    triggers = render(values_of("gpu-s3-keda"))["ScaledObject", "captions-server"]["spec"]["triggers"]
+    (ratio,) = [trigger for trigger in triggers if trigger["name"] == "queue-compute-ratio"]
+    assert "* count(count by (pod) (ofa_images_in_flight{" in ratio["metadata"]["query"]
 
 
 def test_the_adapter_offers_what_the_autoscaler_reads(defaults):
@@ -265,6 +381,7 @@ def test_a_canary_gets_its_share_and_both_sides_find_each_other():
     text = stable["ConfigMap", "captions-proxy"]["data"]["upstreams.conf"]
     assert re.search(r"split_clients \$request_id \$track {\s+10% canary;\s+\* stable;\s+}", text)
     assert "server captions-next-server.vision.svc.cluster.local:8001 resolve" in text
+    assert len(re.findall(r"server captions-server\.\S+ resolve .* backup;", text)) == 2
     assert not any(kind == "ConfigMap" for kind, _ in canary)
     assert admitted(canary) == [PROXIES]
 
@@ -283,11 +400,10 @@ def admitted(documents):
 
 
 @pytest.mark.skipif(NGINX is None, reason=MISSING)
-def test_a_broken_canary_leaves_the_proxy_ready(tmp_path):
+def test_a_broken_canary_costs_nobody_anything(tmp_path):
     values = {"proxy": {"canary": {"release": "captions-next", "percent": 99}}}
     upstreams = render(values)["ConfigMap", "captions-proxy"]["data"]["upstreams.conf"]
-    with ThreadingHTTPServer(("127.0.0.1", 0), ReadyHandler) as stable:
-        threading.Thread(target=stable.serve_forever, daemon=True).start()
+    with ready_server() as stable:
         for release, port in (("captions", stable.server_port), ("captions-next", 1)):
             upstreams = re.sub(rf"server {release}-server\.\S+ resolve", f"server 127.0.0.1:{port}", upstreams)
         proxy = ProxyProcess(tmp_path / "proxy", [])
@@ -295,16 +411,64 @@ def test_a_broken_canary_leaves_the_proxy_ready(tmp_path):
         with proxy:
             for _ in range(10):
                 assert urllib.request.urlopen(f"{proxy.health_url}/ready", timeout=5).status == 200
-        stable.shutdown()
+                caption = urllib.request.Request(f"{proxy.http_url}/v2/models/m/infer", b"an image", RAW)
+                assert urllib.request.urlopen(caption, timeout=5).status == 200
+
+
+@pytest.mark.skipif(NGINX is None, reason=MISSING)
+@pytest.mark.parametrize("alive", [0, 1])
+def test_a_node_that_is_lost_takes_no_proxy_with_it(defaults, tmp_path, alive):
+    """Its server's address lets nobody connect, and refuses nobody either, until the cluster forgets it."""
+    container = pod(defaults, "proxy")["containers"][0]
+    with ready_server() as server, black_hole() as lost:
+        url = f"http://127.0.0.1:{server.server_port}"
+        servers = [SimpleNamespace(http_url=lost, grpc_url="127.0.0.1:1")]
+        servers += [SimpleNamespace(http_url=url, grpc_url="127.0.0.1:1")] * alive
+        with ProxyProcess(tmp_path / "proxy", servers) as proxy:
+            for name in ["readinessProbe", "livenessProbe", *["startupProbe"] * alive]:
+                for _ in range(4):
+                    assert passes(container[name], proxy), name
+
+
+def passes(probe, proxy):
+    """Whether the kubelet takes a proxy's answer for a good one."""
+    try:
+        url = f"{proxy.health_url}{probe['httpGet']['path']}"
+        return urllib.request.urlopen(url, timeout=probe.get("timeoutSeconds", 1)).status < 400
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def black_hole():
+    """The URL of a server that no connection reaches: its queue of those that wait is full."""
+    with contextlib.ExitStack() as held:
+        full = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        with contextlib.suppress(TimeoutError):
+            while True:
+                held.enter_context(socket.create_connection(full.getsockname(), timeout=0.2))
+        yield f"http://127.0.0.1:{full.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def ready_server():
+    """A server that is ready, and captions."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), ReadyHandler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
 
 
 class ReadyHandler(BaseHTTPRequestHandler):
-    """A server that is ready."""
+    """Answers all there is with 200."""
 
     def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    do_POST = do_GET
 
     def log_message(self, *_):
         """Keep still."""
@@ -322,6 +486,50 @@ def test_the_proxys_configuration_is_the_one_that_the_fault_tests_run(case):
     for name in files.keys() - rendered - {"nginx.conf"}:
         sources = [(folder / name).read_text().strip() for folder in (site, PROXY / "tls") if (folder / name).exists()]
         assert files[name].strip() in sources, name
+
+
+def test_callers_behind_a_balancer_are_told_apart_by_what_it_says():
+    """As in the sites' own files, which the fault tests run."""
+    behind = render({"proxy": {"trustedProxies": ["10.0.0.0/8", "fd00::1"], "serviceType": "LoadBalancer"}})
+    lines = behind["ConfigMap", "captions-proxy"]["data"]["limits.conf"].splitlines()
+    proposed = re.findall(r"^# (.*real_ip.*;)$", (PROXY / "plain/limits.conf").read_text(), re.MULTILINE)
+    assert [line for line in lines if "real_ip" in line] == [proposed[0], "set_real_ip_from fd00::1;", *proposed[1:]]
+    assert "real_ip" not in render({})["ConfigMap", "captions-proxy"]["data"]["limits.conf"]
+
+
+def test_a_balancer_leaves_the_callers_addresses_and_is_told_what_it_needs(defaults):
+    values = {"serviceType": "LoadBalancer", "serviceAnnotations": {"cloud.example.com/internal": "true"}}
+    service = render({"proxy": values})["Service", "captions"]
+    assert service["spec"]["externalTrafficPolicy"] == "Local"
+    assert service["metadata"]["annotations"] == values["serviceAnnotations"]
+    spread = render({"proxy": {**values, "externalTrafficPolicy": "Cluster"}})["Service", "captions"]["spec"]
+    assert spread["externalTrafficPolicy"] == "Cluster"
+    assert "externalTrafficPolicy" not in defaults["Service", "captions"]["spec"]
+
+
+SITES = {site: (PROXY / site / "limits.conf").read_text() for site in ("plain", "tls")}
+
+
+@pytest.mark.parametrize("site", ["chart", *SITES])
+def test_one_caller_cannot_fill_the_proxys_room_for_bodies(defaults, site):
+    """Nor does a full room leave nginx no memory. An image as large as is taken fits into a body."""
+    if site == "chart":
+        limits = defaults["ConfigMap", "captions-proxy"]["data"]["limits.conf"]
+        volume = next(volume for volume in pod(defaults, "proxy")["volumes"] if volume["name"] == "tmp")
+        room = mebibytes(volume["emptyDir"]["sizeLimit"])
+        memory = mebibytes(pod(defaults, "proxy")["containers"][0]["resources"]["limits"]["memory"])
+    else:
+        limits = SITES[site]
+        compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["proxy"]
+        room = int(re.fullmatch(r"/tmp:size=(\d+)m", compose["tmpfs"][0])[1])
+        memory = int(compose["mem_limit"].removesuffix("m"))
+    body = int(re.search(r"client_max_body_size (\d+)m;", limits)[1])
+    concurrent, large = (int(re.search(rf"limit_conn {zone} (\d+);", limits)[1]) for zone in ("concurrency", "large"))
+    most = large * body + (concurrent - large) * 10**6 / 2**20
+    assert most < room <= memory - 256
+    assert body * 2**20 >= ImageLimits().max_bytes + 10_000
+    if site != "chart":
+        assert f"{most:.0f} MiB" in limits
 
 
 def test_tls_and_mutual_tls_reach_both_protocols():

@@ -25,7 +25,7 @@ BASELINE = {
 }
 """What checkov may find, and why it stays."""
 
-KEYS = {"proxy": {"keysSecret": "captions-keys"}}
+KEYS = {"proxy": {"keysSecret": "captions-keys", "trustedProxies": ["10.0.0.0/8", "fd00::/8"]}}
 
 each_case = pytest.mark.parametrize("case", CASES)
 
@@ -89,6 +89,7 @@ def test_strict_mode_refuses_a_field_that_does_not_exist():
         ({"image": {"digest": "latest"}}, "digest"),
         ({"timing": {"preStop": 0}}, "preStop"),
         ({"proxy": {"tls": {"clientCASecret": "ca"}}}, "secretName"),
+        ({"proxy": {"trustedProxies": ["anybody; }"]}}, "trustedProxies"),
     ],
 )
 def test_the_schema_refuses_values_that_make_no_sense(values, named):

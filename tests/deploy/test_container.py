@@ -2,13 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cases import CASES
 from ofa_serving.launcher import embedded, helm_values, probe
 from ofa_serving.launcher.artifact import load_artifact
-from ofa_serving.launcher.canary import Busy
+from ofa_serving.launcher.canary import Busy, Canary, kept_folder
 from ofa_serving.launcher.shared_memory import required_bytes
 from serving_process import ServerProcess
 
@@ -37,32 +38,42 @@ def test_the_launcher_runs_a_triton_of_the_machines_own(server):
     assert "pytriton" not in binary.parts
 
 
-def flags(server, artifacts):
-    return [CASE.model_name, f"--artifacts={artifacts.folder}", f"--grpc-port={server.grpc_url.rpartition(':')[2]}"]
+def flags(server):
+    return [CASE.model_name, f"--run-folder={run_folder(server)}", f"--grpc-port={grpc_port(server)}"]
 
 
-def test_the_probe_passes_on_a_server_that_captions(server, artifacts):
-    assert probe.main(flags(server, artifacts)) == 0
+def run_folder(server):
+    return server.log_path.parent / "run"
 
 
-def test_the_probe_fails_without_a_server(server, artifacts, caplog):
-    assert probe.main([*flags(server, artifacts), "--grpc-port=1"]) == 1
+def grpc_port(server):
+    return int(server.grpc_url.rpartition(":")[2])
+
+
+def test_the_probe_passes_on_a_server_that_captions_and_needs_no_artifact(server, tmp_path):
+    assert probe.main([*flags(server), f"--artifacts={tmp_path}"]) == 0
+
+
+def test_the_probe_fails_without_a_server(server, tmp_path, caplog):
+    canary_of(server).keep(kept_folder(tmp_path, 1, CASE.model_name))
+    assert probe.main([*flags(server), f"--run-folder={tmp_path}", "--grpc-port=1"]) == 1
     assert "could not caption its known image" in caplog.text
 
 
-def test_the_probe_fails_on_a_wrong_caption(server, artifacts, tmp_path, caplog):
-    folder = tmp_path / CASE.model_name / "canary"
-    folder.mkdir(parents=True)
-    source = artifacts.folder / CASE.model_name / "canary"
-    (folder / "image").write_bytes((source / "image").read_bytes())
-    (folder / "canary.json").write_text('{"captions": ["something else"]}')
-    assert probe.main([*flags(server, artifacts), f"--artifacts={tmp_path}"]) == 1
+def test_the_probe_fails_on_a_wrong_caption(server, tmp_path, caplog):
+    other = replace(canary_of(server), captions=("something else",))
+    other.keep(kept_folder(tmp_path, grpc_port(server), CASE.model_name))
+    assert probe.main([*flags(server), f"--run-folder={tmp_path}"]) == 1
     assert "not 'something else'" in caplog.text
 
 
-def test_a_busy_server_passes_the_probe(server, artifacts, monkeypatch, tmp_path):
+def canary_of(server):
+    return Canary.load(kept_folder(run_folder(server), grpc_port(server), CASE.model_name), CASE.model_name)
+
+
+def test_a_busy_server_passes_the_probe(server, monkeypatch):
     monkeypatch.setattr(probe.Canary, "check", refuse)
-    assert probe.main(flags(server, artifacts)) == 0
+    assert probe.main(flags(server)) == 0
 
 
 def refuse(_canary, _url, _timeout):

@@ -17,7 +17,7 @@ from chart import CHART, render, values_of, yaml
 from ofa_client import Captioner, CaptionServiceError
 
 CASE = CASES[0]
-LABELS = {"namespace": "vision", "pod": "captions-server-0", "container": "server"}
+LABELS = {"namespace": "vision", "release": "captions", "pod": "captions-server-0", "container": "server"}
 ONLY_WITH = ("nv_gpu_", "nv_cache_")
 SCRAPES = 12
 
@@ -85,7 +85,8 @@ def panel_queries():
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
             if not any(name in target["expr"] for name in ONLY_WITH):
-                expression = target["expr"].replace("$model", ".*").replace("$__rate_interval", "10s")
+                expression = target["expr"].replace("$release", "captions").replace("$model", ".*")
+                expression = expression.replace("$__rate_interval", "10s")
                 yield pytest.param(expression, id=f"{panel['title']}: {target['legendFormat']}")
 
 
@@ -101,6 +102,18 @@ def test_the_dashboard_is_the_one_its_script_writes():
 @pytest.mark.parametrize("expression", list(panel_queries()))
 def test_every_panel_shows_data(prometheus, expression):
     assert ask(prometheus, expression)
+
+
+def test_releases_can_be_compared(prometheus):
+    """What fails and how long captions take are a line for each; every other panel is of the releases one chooses."""
+    panels = {panel["title"]: panel for panel in json.loads((CHART / "files/dashboard.json").read_text())["panels"]}
+    for title in ("Failed requests", "Time to a caption"):
+        for target in panels[title]["targets"]:
+            assert "{{release}}" in target["legendFormat"]
+    (failed,) = panels["Failed requests"]["targets"]
+    expression = failed["expr"].replace("$release", ".*").replace("$model", ".*").replace("$__rate_interval", "10s")
+    (bad_image,) = ask(prometheus, expression.replace("OVERLOADED|", "UNSUPPORTED_FORMAT|"))
+    assert bad_image["metric"] == {"release": "captions"}
 
 
 def test_every_record_that_an_alert_reads_is_recorded(prometheus):

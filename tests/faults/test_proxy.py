@@ -155,9 +155,9 @@ def test_a_message_of_200_megabytes_is_refused(proxy):
     assert refused.value.message().startswith("IMAGE_TOO_LARGE: ")
 
 
-def test_a_form_of_31_megabytes_ends_no_server(proxy):
+def test_a_form_of_22_megabytes_ends_no_server(proxy):
     form = {**RAW, "Content-Type": "application/x-www-form-urlencoded"}  # would be on a stack twice
-    assert refusal(proxy, INFER, bytes(31 * 10**6), form) == (400, "IMAGE_TOO_LARGE")
+    assert refusal(proxy, INFER, bytes(22 * 10**6), form) == (400, "IMAGE_TOO_LARGE")
 
 
 def test_600_000_chunks_of_one_byte_are_one_body(proxy):

@@ -1,8 +1,12 @@
-"""Several servers behind the deployment's own nginx configuration: whom it asks when one refuses, stops or is dead.
+"""Several servers behind the deployment's own nginx configuration: whom it asks when one refuses, stops or is dead; and
+what one caller may have of the proxy's room.
 
 The servers are stand-ins which refuse in Triton's way, over HTTP with a 503.
 """
 
+import contextlib
+import json
+import re
 import socket
 import threading
 import time
@@ -11,8 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
-from proxy_process import MISSING, NGINX, ProxyProcess
+from proxy_process import MISSING, NGINX, PROXY, ProxyProcess
 from proxy_requests import INFER, RAW, http, refusal
+from serving_process import wait_until
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason=MISSING)
 
@@ -70,9 +75,16 @@ def dead():
 
 @pytest.fixture
 def behind(tmp_path):
-    """A function that puts servers behind a proxy, which ends with the test."""
+    """A function that puts servers behind a proxy, perhaps with more limits, which ends with the test."""
     with ExitStack() as running:
-        yield lambda servers: running.enter_context(ProxyProcess(tmp_path / "proxy", servers))
+
+        def start(servers, limits=""):
+            proxy = ProxyProcess(tmp_path / "proxy", servers)
+            path = proxy.site / "limits.conf"
+            path.write_text(path.read_text() + limits)
+            return running.enter_context(proxy)
+
+        yield start
 
 
 @pytest.fixture
@@ -103,3 +115,93 @@ def test_a_server_that_stops_is_passed_over(behind, servers):
 def test_dead_servers_are_passed_over(behind, servers, count):
     proxy = behind([*(dead() for _ in range(count)), servers[0]])
     assert [http(proxy, INFER, GOOD, RAW)[0] for _ in range(6)] == [200] * 6
+
+
+LARGE = 10**6
+"""Bytes from which on a body counts as a large one."""
+
+LIMITS = (PROXY / "plain/limits.conf").read_text()
+LARGE_AT_A_TIME = int(re.search(r"limit_conn large (\d+);", LIMITS)[1])
+
+
+@contextlib.contextmanager
+def slow_bodies(proxy, count, length=f"Content-Length: {LARGE}", address="127.0.0.1"):
+    """So many callers' requests whose bodies have begun and do not go on; yields their connections."""
+    with contextlib.ExitStack() as held:
+        clients = []
+        for _ in range(count):
+            client = socket.create_connection(("127.0.0.1", proxy.http_port), timeout=10, source_address=(address, 0))
+            clients.append(held.enter_context(client))
+            head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\n{length}\r\nInference-Header-Content-Length: 0\r\n\r\n"
+            client.sendall(head.encode() + b"1\r\nx\r\n")
+        yield clients
+
+
+def status_of(client):
+    return int(client.recv(4096).split()[1])
+
+
+def waits(client):
+    """Whether the proxy goes on taking a body."""
+    client.settimeout(0.5)
+    with contextlib.suppress(TimeoutError):
+        return not client.recv(1)
+    return True
+
+
+@pytest.mark.parametrize("length", [f"Content-Length: {LARGE}", "Transfer-Encoding: chunked"])
+def test_one_caller_cannot_fill_the_room_for_bodies(behind, servers, length):
+    proxy = behind(servers)
+    with slow_bodies(proxy, LARGE_AT_A_TIME, length) as taken, slow_bodies(proxy, 1, length) as (one_more,):
+        assert status_of(one_more) == 429
+        assert waits(taken[-1])
+        assert http(proxy, INFER, GOOD, RAW)[0] == 200
+        with slow_bodies(proxy, 1, length, "127.0.0.2") as (another,):
+            assert waits(another)
+
+
+def test_small_bodies_are_not_counted_among_the_large(behind, servers):
+    proxy = behind(servers)
+    with slow_bodies(proxy, LARGE_AT_A_TIME), slow_bodies(proxy, 4, f"Content-Length: {LARGE - 1}") as small:
+        assert all(waits(client) for client in small)
+
+
+BEHIND_A_BALANCER = "\n".join(re.findall(r"^# (.*real_ip.*;)$", LIMITS, re.MULTILINE))
+"""What the site's file proposes; the balancer is among 10.0.0.0/8."""
+
+HERE_AND_ONCE_A_MINUTE = """
+set_real_ip_from 127.0.0.1;
+limit_req_zone $share zone=slow:1m rate=1r/m;
+limit_req zone=slow;
+"""
+
+
+def addresses(proxy, count):
+    """Where the first calls came from by the log, which is written after the answer."""
+
+    def logged():
+        lines = [line for line in proxy.log_path.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line)["address"] for line in lines]
+
+    wait_until(lambda: len(logged()) >= count)
+    return logged()
+
+
+def forwarded(proxy, chain):
+    return http(proxy, INFER, GOOD, {**RAW, "X-Forwarded-For": chain})[0]
+
+
+def test_callers_behind_a_balancer_that_is_trusted_are_told_apart(behind, servers):
+    """By the last address in the chain that is not a balancer's: what stands before it a caller can make up."""
+    proxy = behind(servers, BEHIND_A_BALANCER + HERE_AND_ONCE_A_MINUTE)
+    assert forwarded(proxy, "192.0.2.1") == 200
+    assert forwarded(proxy, "192.0.2.1") == 429
+    assert forwarded(proxy, "192.0.2.9, 192.0.2.1, 10.1.2.3") == 429
+    assert forwarded(proxy, "192.0.2.2, 10.1.2.3") == 200
+    assert addresses(proxy, 4) == ["192.0.2.1"] * 3 + ["192.0.2.2"]
+
+
+def test_nobody_else_is_believed_where_a_call_comes_from(behind, servers):
+    proxy = behind(servers)
+    assert forwarded(proxy, "192.0.2.1") == 200
+    assert addresses(proxy, 1) == ["127.0.0.1"]

@@ -36,6 +36,18 @@ def test_a_deadline_that_passed_is_late():
     assert isinstance(refusal("DEADLINE_EXCEEDED: the deadline passed before the caption was complete"), Late)
 
 
+def test_what_is_kept_is_what_is_loaded(tmp_path):
+    canary = Canary("ofa_caption", b"an image", {"beam_size": 3}, ("a cat", "猫"))
+    canary.keep(tmp_path / "kept")
+    assert Canary.load(tmp_path / "kept", "ofa_caption") == canary
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LaunchError, match=r"cannot write .*file/kept .*; choose another place with --run-folder"):
+        CANARY.keep(tmp_path / "file/kept")
+
+
 def test_another_caption_is_wrong():
     with grpc_server(one_caption) as url, pytest.raises(WrongCaption):
         Canary("ofa_caption", b"an image", {}, ("a dog",)).check(url.removeprefix("grpc://"), 5)

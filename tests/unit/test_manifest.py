@@ -153,6 +153,15 @@ def test_a_plan_of_another_version_is_refused(tmp_path, monkeypatch, installed):
     assert f"built with tensorrt 10.9.0, {installed} is installed" in refusal(plan, tmp_path)
 
 
+def test_files_can_be_verified_where_they_could_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest_module, "visible_gpu", lambda: None)
+    plan = built(tmp_path, device="gpu", gpu=H200, engine="tensorrt", versions={"tensorrt": "10.9.0"})
+    plan.verify_files(tmp_path)
+    (tmp_path / ENGINE).write_bytes(b"A graph")
+    with pytest.raises(ManifestError, match="is damaged"):
+        plan.verify_files(tmp_path)
+
+
 def test_a_build_for_a_gpu_is_refused_without_one(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest_module, "visible_gpu", lambda: None)
     assert "this machine shows none" in refusal(built(tmp_path, device="gpu", gpu=H200), tmp_path)

@@ -4,7 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 from ofa_serving.contract import STAGES, Code
-from ofa_serving.metrics import CANARY_REQUEST, OK, RESTARTS_VARIABLE, EntryMetrics, ImageMetrics, SearchMetrics
+from ofa_serving.metrics import (
+    CANARY_REQUEST,
+    CANCELLED,
+    OK,
+    PATIENCE,
+    RESTARTS_VARIABLE,
+    EntryMetrics,
+    ImageMetrics,
+    SearchMetrics,
+)
 
 
 @pytest.fixture
@@ -17,7 +26,7 @@ def value(metrics, name, **labels):
 
 
 def test_every_code_has_a_series_from_the_start(entry):
-    for code in (OK, *Code):
+    for code in (OK, CANCELLED, *Code):
         assert value(entry, "ofa_requests_total", code=code) == 0
 
 
@@ -29,6 +38,14 @@ def test_an_answer_counts_by_code_and_a_caption_by_its_time_too(entry):
     assert value(entry, "ofa_request_duration_seconds_count") == 1
     assert value(entry, "ofa_request_duration_seconds_bucket", le="0.1") == 0
     assert value(entry, "ofa_request_duration_seconds_bucket", le="0.25") == 1
+
+
+def test_what_a_client_gives_up_at_once_is_not_what_the_server_is_late_with(entry):
+    for seconds in (0, 0.1, 1):
+        entry.answered("", Code.DEADLINE_EXCEEDED, seconds)
+    entry.answered("", Code.DEADLINE_EXCEEDED, PATIENCE)
+    assert value(entry, "ofa_requests_total", code=CANCELLED) == 3
+    assert value(entry, "ofa_requests_total", code="DEADLINE_EXCEEDED") == 1
 
 
 def test_a_probes_request_counts_apart(entry):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from nonsense_servers import grpc_server, http_answer, http_server, one_caption
 from ofa_serving.launcher import probe
-from ofa_serving.launcher.canary import Canary, Late, WrongCaption
+from ofa_serving.launcher.canary import Canary, Late, WrongCaption, kept_folder
 from ofa_serving.launcher.endpoints import Endpoints
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.settings import Ports
@@ -81,16 +81,14 @@ def test_a_server_that_cannot_be_reached_is_a_failure_whatever_it_counts():
 
 @pytest.fixture
 def probed(tmp_path, monkeypatch):
-    """A function that gives the probe's exit code for a server."""
+    """A function that gives the probe's exit code for a server whose launcher kept a known image."""
     monkeypatch.setattr(probe, "_SECONDS", TIMEOUT)
-    folder = tmp_path / MODEL / "canary"
-    folder.mkdir(parents=True)
-    (folder / "image").write_bytes(RIGHT.image)
 
-    def run(endpoints, caption="a cat"):
-        (folder / "canary.json").write_text(f'{{"captions": ["{caption}"]}}')
+    def run(endpoints, canary=RIGHT):
+        if canary is not None:
+            canary.keep(kept_folder(tmp_path / "run", endpoints.ports.grpc, MODEL))
         ports = [f"--grpc-port={endpoints.ports.grpc}", f"--metrics-port={endpoints.ports.metrics}"]
-        return probe.main([MODEL, f"--artifacts={tmp_path}", *ports])
+        return probe.main([MODEL, f"--artifacts={tmp_path}", f"--run-folder={tmp_path / 'run'}", *ports])
 
     return run
 
@@ -109,7 +107,21 @@ def test_the_probe_fails_on_a_late_caption_if_nobody_gets_one(probed):
 
 def test_the_probe_fails_on_a_wrong_caption_whatever_others_get(probed):
     with serving(one_caption, count()) as endpoints:
-        assert probed(endpoints, "a dog") == 1
+        assert probed(endpoints, OTHER) == 1
+
+
+def test_the_probe_asks_for_what_the_server_was_started_with_whatever_is_built_meanwhile(probed, tmp_path):
+    OTHER.keep(tmp_path / MODEL / "canary")
+    with serving(one_caption, count()) as endpoints:
+        assert probed(endpoints) == 0
+        RIGHT.keep(tmp_path / MODEL / "canary")
+        assert probed(endpoints, OTHER) == 1
+
+
+def test_the_probe_says_that_no_server_was_started(probed, caplog):
+    with serving(one_caption, count()) as endpoints:
+        assert probed(endpoints, canary=None) == 1
+    assert f"no server of {MODEL} was started here at gRPC port {endpoints.ports.grpc}" in caplog.text
 
 
 def test_the_probe_tries_its_models_at_the_same_time(tmp_path, monkeypatch):

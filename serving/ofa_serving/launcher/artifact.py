@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ class Artifact:
         return self.folder / "model_repository"
 
     @property
+    def digest(self) -> str:
+        """The SHA-256 of its manifest, which names that of every file: another build has another."""
+        return hashlib.sha256((self.folder / FILE_NAME).read_bytes()).hexdigest()
+
+    @property
     def needs_gpu(self) -> bool:
         """Whether it was built for a GPU."""
         return self.manifest.device == "gpu"
@@ -93,11 +99,11 @@ class Artifact:
         return memory
 
 
-def load_artifact(artifacts: Path, name: str) -> Artifact:
-    """Read and verify the checkpoint that was built as ``name``.
+def load_artifact(artifacts: Path, name: str, runs_here: bool = True) -> Artifact:
+    """Read and verify the checkpoint that was built as ``name``; that it fits this machine only if it ``runs_here``.
 
     Raises:
-        LaunchError: it was never built, is incomplete or damaged, or does not fit this machine.
+        LaunchError: it was never built, is incomplete or damaged, or does not fit.
 
     """
     folder = artifacts / name
@@ -105,7 +111,10 @@ def load_artifact(artifacts: Path, name: str) -> Artifact:
         manifest = Manifest.read(folder / FILE_NAME)
         if manifest.name != name:
             raise LaunchError(f"the manifest in {folder} is of {manifest.name}: build {name} again")
-        manifest.verify(folder)
+        if runs_here:
+            manifest.verify(folder)
+        else:
+            manifest.verify_files(folder)
     except ManifestError as error:
         raise LaunchError(str(error)) from error
     models = tuple(_read_models(folder / "model_repository"))

@@ -42,6 +42,14 @@ class WrongCaption(LaunchError):
     """The known image got another caption than its own; so may all others, however many get one."""
 
 
+def kept_folder(run_folder: Path, grpc_port: int, model: str) -> Path:
+    """Where the launcher of the server at this port keeps a known image for the probe.
+
+    It is the one the server started with: the artifact's own may by now be of a build that takes its place.
+    """
+    return run_folder / "canaries" / str(grpc_port) / model
+
+
 @dataclass(frozen=True)
 class Canary:
     """An image, the request parameters it is sent with, and the captions that may come back, the likeliest first."""
@@ -65,6 +73,23 @@ class Canary:
             return cls(model, image, expected.get("parameters", {}), tuple(expected["captions"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise LaunchError(f"{model} has no known image to be tried with: build it again") from error
+
+    def keep(self, folder: Path) -> None:
+        """Write what :meth:`load` reads to ``folder``.
+
+        Raises:
+            LaunchError: it cannot be written.
+
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "image").write_bytes(self.image)
+            expected = {"captions": self.captions, "parameters": dict(self.parameters)}
+            (folder / "canary.json").write_text(json.dumps(expected), encoding="utf-8")
+        except OSError as error:
+            raise LaunchError(
+                f"cannot write {folder} ({error.strerror}); choose another place with --run-folder"
+            ) from error
 
     def check(self, url: str, timeout: float, stopping: threading.Event | None = None) -> None:
         """Ask the server at ``url`` (host:port of gRPC) for the image's captions.

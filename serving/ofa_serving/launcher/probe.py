@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ofa_serving.launcher.canary import Canary
+from ofa_serving.launcher.canary import Canary, kept_folder
 from ofa_serving.launcher.endpoints import Endpoints
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.settings import Settings, parse_settings
@@ -41,5 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _try(name: str, settings: Settings) -> None:
-    canary = Canary.load(settings.artifacts / name / "canary", name)
+    folder = kept_folder(settings.run_folder, settings.ports.grpc, name)
+    if not folder.is_dir():
+        raise LaunchError(f"no server of {name} was started here at gRPC port {settings.ports.grpc}")
+    canary = Canary.load(folder, name)
     canary.check_alive(Endpoints(settings.reachable_host, settings.ports), _SECONDS)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from ofa_serving.launcher.artifact import Artifact
-from ofa_serving.launcher.canary import Canary
+from ofa_serving.launcher.canary import Canary, kept_folder
 from ofa_serving.launcher.embedded import Installation
 from ofa_serving.launcher.endpoints import Endpoints
 from ofa_serving.launcher.errors import LaunchError
@@ -49,6 +49,8 @@ class Supervisor:
             endpoints=Endpoints(settings.reachable_host, ports),
             canaries=[Canary.load(artifact.folder / "canary", artifact.name) for artifact in artifacts],
         )
+        for canary in self._plan.canaries:
+            canary.keep(kept_folder(settings.run_folder, ports.grpc, canary.model))
         self._restarts = Restarts(settings.max_restarts)
         self._served = False
         self._stopping = threading.Event()

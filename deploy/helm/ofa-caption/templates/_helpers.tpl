@@ -94,7 +94,25 @@ livenessProbe:
   failureThreshold: {{ div (add .Values.timing.start 30 19) 20 }}
 {{- end }}
 
+{{- /* A quantity of memory in MiB; 0 for none, or in a unit that nobody gives a server's memory in. */}}
+{{- define "ofa.mebibytes" -}}
+{{- $number := regexFind "^[0-9.]+" . -}}
+{{- $units := dict "Mi" 1.0 "Gi" 1024.0 "Ti" 1048576.0 "M" 0.9537 "G" 953.7 -}}
+{{- mulf ($number | default 0 | float64) (get $units (trimPrefix $number .) | default 0.0) -}}
+{{- end }}
+
+{{- /* What lies in memory by the values leaves the models and the server as much. */}}
+{{- define "ofa.checkMemory" -}}
+{{- $limit := dig "limits" "memory" "" (index .Values.resources .Values.profile) | toString -}}
+{{- $mebibytes := include "ofa.mebibytes" $limit | float64 -}}
+{{- $held := add .Values.sharedMemory.sizeMiB .Values.encodedImageCache -}}
+{{- if and $mebibytes (gt (mulf 2 $held) $mebibytes) -}}
+{{- fail (printf "sharedMemory.sizeMiB and encodedImageCache, %d MiB, are more than half of resources.%s.limits.memory, %s" $held .Values.profile $limit) -}}
+{{- end -}}
+{{- end }}
+
 {{- define "ofa.scratchVolumes" -}}
+{{- include "ofa.checkMemory" . -}}
 - name: shared-memory
   emptyDir:
     medium: Memory
@@ -128,13 +146,33 @@ image:
 {{- end }}
 {{- end }}
 
+{{- /* Names are asked of whoever answers: beside kube-dns there are caches on the nodes, clouds' own servers, and
+       OpenShift's pods at 5353. */}}
+{{- define "ofa.dnsEgress" -}}
+- ports:
+    {{- range list 53 5353 }}
+    - port: {{ . }}
+      protocol: UDP
+    - port: {{ . }}
+    {{- end }}
+{{- end }}
+
+{{- define "ofa.imagePullSecrets" -}}
+{{- with .Values.image.pullSecrets -}}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* The port of a bucket's endpoint, a URL; without one it is AWS's. */}}
 {{- define "ofa.endpointPort" -}}
 {{- $url := urlParse . -}}
 {{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (ternary "80" "443" (eq $url.scheme "http")) -}}
 {{- end }}
 
-{{- /* The two queries to scale on, over all servers of the release, for KEDA and the recording rules. */}}
+{{- /* All servers of the release, for KEDA's queries. */}}
 {{- define "ofa.podMatch" -}}
 namespace="{{ .Release.Namespace }}",pod=~"{{ .Release.Name }}-server-.*"
 {{- end }}

@@ -43,6 +43,16 @@ limit_req_zone $share zone=rate:10m rate={{ .perCaller.requestsPerSecond }}r/s;
 limit_req zone=rate burst={{ mul 2 .perCaller.requestsPerSecond }} nodelay;
 limit_conn_zone $share zone=concurrency:10m;
 limit_conn concurrency {{ .perCaller.concurrent }};
+limit_conn_zone $large_share zone=large:10m;
+limit_conn large {{ .perCaller.concurrentLarge }};
+{{- with .trustedProxies }}
+
+{{- range . }}
+set_real_ip_from {{ . }};
+{{- end }}
+real_ip_header X-Forwarded-For;
+real_ip_recursive on;
+{{- end }}
 {{- end }}
 
 {{- define "ofa.proxyUpstreams" -}}
@@ -63,6 +73,10 @@ upstream {{ $track }}_{{ $kind }} {
     zone {{ $track }}_{{ $kind }} 256k;
     least_conn;
     server {{ $release }}-server.{{ $domain }}:{{ $port }} resolve max_conns={{ $proxy.callsPerServer }} {{ $failing }};
+    {{- if eq $track "canary" }}
+    # For what falls to a canary that is away or full.
+    server {{ $.Release.Name }}-server.{{ $domain }}:{{ $port }} resolve max_conns={{ $proxy.callsPerServer }} {{ $failing }} backup;
+    {{- end }}
     keepalive 64;
 }
 {{- end }}
