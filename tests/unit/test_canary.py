@@ -2,11 +2,12 @@
 
 import threading
 import time
+from itertools import count, repeat
 from types import SimpleNamespace
 
 import grpc
 import pytest
-from nonsense_servers import grpc_server, one_caption
+from nonsense_servers import grpc_server, http_answer, http_server, one_caption
 from ofa_serving.launcher.canary import Busy, Canary, Late, WrongCaption
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.server import Server
@@ -69,17 +70,39 @@ def test_a_stop_ends_the_wait_and_cancels_the_request():
     assert time.monotonic() - began < 5
 
 
-def test_a_server_that_has_just_come_may_be_full_for_a_while():
-    def full_twice(request, context):
+def captioned_at_last(behave, captions):
+    """Whether a server gets through its known image that counts so many captions, one scrape after the other."""
+
+    def metrics():
+        return http_answer("200 OK", f'ofa_requests_total{{code="OK",model="ofa_caption"}} {next(captions)}\n')
+
+    with grpc_server(behave) as url, http_server(metrics) as metrics_url:
+        server = Server.__new__(Server)
+        server.plan = SimpleNamespace(endpoints=SimpleNamespace(grpc=url.removeprefix("grpc://"), metrics=metrics_url))
+        server.check_running = lambda: None
+        canary = Canary("ofa_caption", b"an image", {}, ("a cat",))
+        return server._captions(canary, time.monotonic() + 20, threading.Event()) and server.known_seconds > 0
+
+
+FULL = grpc.StatusCode.UNAVAILABLE, "OVERLOADED: too many images are being captioned"
+LATE = grpc.StatusCode.UNAVAILABLE, "DEADLINE_EXCEEDED: the deadline passed before the caption was complete"
+
+
+@pytest.mark.parametrize("refusal", [FULL, LATE], ids=["full", "late"])
+def test_a_server_that_has_just_come_may_be_busy_with_others_for_a_while(refusal):
+    def busy_twice(request, context):
         if tries.append(request) or len(tries) < 3:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: too many images are being captioned")
+            context.abort(*refusal)
         return one_caption(request, context)
 
     tries = []
-    with grpc_server(full_twice) as url:
-        server = Server.__new__(Server)
-        server.plan = SimpleNamespace(endpoints=SimpleNamespace(grpc=url.removeprefix("grpc://")))
-        server.check_running = lambda: None
-        canary = Canary("ofa_caption", b"an image", {}, ("a cat",))
-        assert server._captions(canary, time.monotonic() + 5, threading.Event())
+    assert captioned_at_last(busy_twice, count())
     assert len(tries) == 3
+
+
+def test_one_that_is_late_for_everybody_is_broken():
+    def late(request, context):
+        context.abort(*LATE)
+
+    with pytest.raises(Late):
+        captioned_at_last(late, repeat(7))

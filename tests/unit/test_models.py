@@ -249,6 +249,16 @@ def test_a_request_that_cannot_be_looked_at_does_not_keep_others_waiting(respond
     wait_until(lambda: responder.ended == [1])
 
 
+def test_of_many_requests_few_are_asked_about_at_a_time_and_each_in_its_turn(responder):
+    asked, flights = [], range(1, 41)
+    for slot in flights:
+        responder.running.expect(responder.flight(slot, seconds=60, cancelled=lambda slot=slot: asked.append(slot)))
+    wait_until(lambda: len(asked) > 100)
+    assert set(asked) == set(flights)
+    counts = [asked.count(slot) for slot in flights]
+    assert max(counts) - min(counts) <= 2
+
+
 def test_a_stage_may_take_its_time_after_a_deadline_and_is_stuck_then(responder):
     responder.withdrawable = False
     late = responder.flight(1, seconds=0.1)

@@ -38,7 +38,7 @@ def serving(behave, captions, model=MODEL):
         yield Endpoints("127.0.0.1", Ports(0, grpc_port, metrics_port))
 
 
-def watched(endpoints, canary, seconds=4):
+def watched(endpoints, canary, seconds=4, known_seconds=0.0):
     """Watches until it fails or the time is over."""
     settings = SimpleNamespace(canary_interval=0.1, canary_timeout=TIMEOUT)
     watch = Watch(
@@ -47,6 +47,7 @@ def watched(endpoints, canary, seconds=4):
             model_processes=SimpleNamespace(failed=dict, wait=time.sleep),
             check_running=lambda: None,
             metric=lambda name: 0,
+            known_seconds=known_seconds,
         )
     )
     deadline = time.monotonic() + seconds
@@ -66,6 +67,11 @@ def test_wrong_captions_under_load_are_a_failure():
 def test_a_late_caption_while_others_get_theirs_is_none():
     with serving(late, count()) as endpoints:
         watched(endpoints, RIGHT)
+
+
+def test_a_model_that_was_slow_from_the_start_has_the_time_it_needs():
+    with serving(late, [7] * 100) as endpoints:
+        watched(endpoints, RIGHT, known_seconds=2 * TIMEOUT)
 
 
 @pytest.mark.parametrize(("model", "captions"), [(MODEL, [7] * 100), ("another", range(100))])

@@ -116,10 +116,13 @@ class Canary:
             got, known = _quoted(captions), _quoted(self.captions[:1])
             raise WrongCaption(f"{self.model} captions its known image {got}, not {known}")
 
-    def check_alive(self, endpoints: Endpoints, timeout: float) -> None:
+    def check_alive(self, endpoints: Endpoints, timeout: float, stopping: threading.Event | None = None) -> bool:
         """As :meth:`check`, but a busy server passes: one that says so, or is late while others get captions of it.
 
         Restarting it would lose all it is at work on.
+
+        Returns:
+            whether the image was captioned; a busy server may have no time for it.
 
         Raises:
             LaunchError: the server does not serve.
@@ -127,7 +130,7 @@ class Canary:
         """
         before = self._captions(endpoints)
         try:
-            self.check(endpoints.grpc, timeout)
+            self.check(endpoints.grpc, timeout, stopping)
         except Busy:
             logger.info("%s is busy", self.model)
         except Late:
@@ -135,6 +138,9 @@ class Canary:
             if before is None or after is None or after <= before:
                 raise
             logger.info("%s is busy: its known image got no caption in time, others did", self.model)
+        else:
+            return True
+        return False
 
     def _ask(self, url: str, timeout: float, stopping: threading.Event | None) -> triton.InferResult:
         image = triton.InferInput(Tensor.IMAGE, [1, 1], "BYTES")

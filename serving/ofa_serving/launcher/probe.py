@@ -15,7 +15,7 @@ from ofa_serving.launcher.endpoints import Endpoints
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.settings import Settings, parse_settings
 
-_SECONDS = 10
+_SECONDS = 15
 """For a caption; with two looks at the metrics and Python's own start it fits the 20 s that chart and image allow."""
 
 logger = logging.getLogger("ofa-probe")

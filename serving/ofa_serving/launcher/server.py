@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ofa_serving.cancellation import CANCEL_VARIABLE
 from ofa_serving.draining import DRAIN_VARIABLE, IN_FLIGHT_METRIC
 from ofa_serving.launcher.artifact import Artifact
-from ofa_serving.launcher.canary import Busy, Canary
+from ofa_serving.launcher.canary import Canary
 from ofa_serving.launcher.embedded import Installation
 from ofa_serving.launcher.endpoints import Endpoints, open_directly
 from ofa_serving.launcher.errors import LaunchError
@@ -39,6 +39,7 @@ serves no other, and a steady load goes on taking more. Two measure as fast."""
 _POLL_SECONDS = 0.1
 _DRAIN_SECONDS = 0.2
 _PROBE_SECONDS = 2
+_BUSY_SECONDS = 1
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,13 @@ class Plan:
 
 
 class Server:
-    """A running Triton, whose regions in shared memory begin with a prefix of its own."""
+    """A running Triton, whose regions in shared memory begin with a prefix of its own.
+
+    Attributes:
+        known_seconds: that the slowest known image took at the start.
+    """
+
+    known_seconds = 0.0
 
     def __init__(self, plan: Plan, prefix: str, restarts: int) -> None:
         """Start it.
@@ -113,17 +120,19 @@ class Server:
     def _captions(self, canary: Canary, deadline: float, stopping: threading.Event) -> bool:
         """Wait for a known image's captions; those who wait for a server that comes back may fill it first."""
         while not stopping.is_set():
-            left = max(deadline - time.monotonic(), _PROBE_SECONDS)
+            started = time.monotonic()
             try:
-                canary.check(self.plan.endpoints.grpc, left, stopping)
-                return True
-            except LaunchError as error:
+                if canary.check_alive(self.plan.endpoints, max(deadline - started, _PROBE_SECONDS), stopping):
+                    self.known_seconds = max(self.known_seconds, time.monotonic() - started)
+                    return True
+            except LaunchError:
                 if stopping.is_set():
                     break
                 self.check_running()  # if it has died, that is the reason to give
-                if not isinstance(error, Busy) or time.monotonic() > deadline:
-                    raise
-            stopping.wait(_POLL_SECONDS)
+                raise
+            if time.monotonic() > deadline:
+                raise LaunchError(f"{canary.model} is too busy to caption its known image")
+            stopping.wait(_BUSY_SECONDS)
         return False
 
     def check_running(self) -> None:

@@ -99,7 +99,7 @@ def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str,
     option("start-timeout", _positive, "600", "seconds until it must be ready")
     option("stop-timeout", _positive, "30", "seconds for requests in flight to finish after a signal")
     option("canary-interval", _positive, "10", "seconds between two trials of the known images")
-    option("canary-timeout", _positive, "10", "seconds that a known image's caption may take")
+    option("canary-timeout", _positive, "10", "seconds for a known image's caption, or 3 times what it took at start")
     option("max-restarts", _count, "5", "restarts of a failing server within 10 minutes; 0 ends with the first failure")
     option("cache-mib", _count, "0", "size of a cache of encoded images in MiB, about 1 MiB an image; 0 for none")
     option("log-format", LogFormat, LogFormat.TEXT, "text or json, an object a line")

@@ -1,7 +1,8 @@
 """Sees that a server which is up also serves: by its processes, by a known image's caption, by requests that stick.
 
 A busy server must not be taken for a broken one, because a restart would lose all it is at work on. So a caption that
-does not come in time counts only if no other request got one meanwhile. A wrong one always counts.
+does not come in time counts only if no other request got one meanwhile. A wrong one always counts. In time is what the
+setting says, or three times what the server took at its start: a large model on few cores takes long and is in order.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ofa_serving.metrics import STUCK_METRIC
 
 _AGAIN_SECONDS = 1
 _FAILURES = 2
+_PATIENCE = 3
 _TRIALS = 3
 """Of the last so many captions so many fail until the server counts as broken: of two processes only one may hang."""
 
@@ -29,7 +31,8 @@ class Watch:
     def __init__(self, server: Server) -> None:
         """Begin; the server must have become ready."""
         settings = server.plan.settings
-        self._server, self._interval, self._timeout = server, settings.canary_interval, settings.canary_timeout
+        self._server, self._interval = server, settings.canary_interval
+        self._timeout = max(settings.canary_timeout, _PATIENCE * server.known_seconds)
         self._processes = server.model_processes
         self._executor = ThreadPoolExecutor(1, "canary")
         self._trial: Future[None] | None = None

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ..cancellation import CancelFlags
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.04
 """Between two looks at who is still waiting; an answer that is ready goes out at once."""
+
+QUESTIONS = 8
+"""Requests a look that Triton is asked about, whose clients may have gone: each question waits for another process."""
 
 
 @dataclass(eq=False)
@@ -149,9 +153,13 @@ class Responder:
     def _look(self) -> None:
         """Refuses what is late or cancelled, and has the search let go of it."""
         now = time.monotonic()
-        for flight in list(self._waiting):
-            if now >= flight.call.until or _is_gone(flight):
+        for flight in [flight for flight in self._waiting if now >= flight.call.until]:
+            self._give_up(flight)
+        for flight in list(islice(self._waiting, QUESTIONS)):
+            if _is_gone(flight):
                 self._give_up(flight)
+            else:
+                self._waiting[flight] = self._waiting.pop(flight)  # asked last, next time
         self._tell_stuck()
 
     def _tell_stuck(self) -> None:
