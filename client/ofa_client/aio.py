@@ -14,12 +14,13 @@ from ofa_client import contract
 from ofa_client.connection import ConnectionSettings, FilePath
 from ofa_client.endpoint import Endpoint
 from ofa_client.errors import DeadlineExceededError, InvalidParameterError
-from ofa_client.images import ImageSource, is_url, read_image
+from ofa_client.images import ImageSource, is_url, read_image, refuse_size
 from ofa_client.many import DEFAULT_CONCURRENCY, Outcome, checked_concurrency, stream
 from ofa_client.options import SearchOptions, request_parameters
 from ofa_client.replicas import Replicas
 from ofa_client.results import Caption, read_captions, requested_outputs
 from ofa_client.retry import NO_RETRY, Retry, retrying
+from ofa_client.threads import Threads
 from ofa_client.transport import InferRequest, Transport, transport_class
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ class AsyncCaptioner:
         for endpoint in self._endpoints:
             self._transport(endpoint)  # loads the protocol now rather than while requests wait
         self._replicas: Replicas | None = None
+        self._threads: Threads | None = None
         self._fetcher: ImageFetcher | None = None
+        self._captioned_at = -math.inf
         self._closed = False
 
     async def caption(
@@ -147,13 +150,15 @@ class AsyncCaptioner:
         deadline = time.monotonic() + seconds
         parameters = request_parameters({"num_captions": num_captions, **options})
         replicas = self._connected()
-        data = await self._read(image, seconds)
+        data = await self._read(image, seconds, deadline)
 
         async def send(attempt_timeout: float) -> list[Caption]:
             request = InferRequest(self._model, data, requested_outputs(details), parameters, attempt_timeout)
             return read_captions(await replicas.infer(request, deadline), details)
 
-        return await retrying(send, self._retry, deadline)
+        found = await retrying(send, self._retry, deadline)
+        self._captioned_at = time.monotonic()
+        return found
 
     async def caption_many(
         self,
@@ -212,23 +217,26 @@ class AsyncCaptioner:
         """Tell how long an image may take that was asked for with this timeout."""
         return self._timeout if timeout is None else _checked_timeout(timeout)
 
-    async def _read(self, image: ImageSource, seconds: float) -> bytes:
+    async def _read(self, image: ImageSource, seconds: float, deadline: float) -> bytes:
         if isinstance(image, bytes):
+            refuse_size(len(image), "the image")
             return image
+        if self._threads is None:
+            self._threads = Threads()
         if not is_url(image):
-            reading = asyncio.ensure_future(asyncio.to_thread(read_image, image))
+            reading = asyncio.ensure_future(self._threads.run(read_image, image))
         else:
             if self._fetcher is None:
                 from ofa_client.fetch import ImageFetcher  # noqa: PLC0415 - loads aiohttp, which gRPC does without
 
-                self._fetcher = ImageFetcher(self._public_urls_only)
-            reading = asyncio.ensure_future(self._fetcher.fetch(str(image)))
+                self._fetcher = ImageFetcher(self._threads, self._public_urls_only)
+            reading = asyncio.ensure_future(self._fetcher.fetch(str(image), self._retry, deadline))
         try:
             return await asyncio.wait_for(reading, seconds)
         except asyncio.TimeoutError as error:
             if not reading.cancelled():
                 raise  # the file's own
-            raise not_read(image, seconds) from error
+            raise _not_read(image, seconds) from error
 
     def _connected(self) -> Replicas:
         """Connect at first use: connections belong to the event loop that runs then."""
@@ -268,7 +276,7 @@ class AsyncCaptioner:
         await self.close()
 
 
-def not_read(image: ImageSource, seconds: float) -> DeadlineExceededError:
+def _not_read(image: ImageSource, seconds: float) -> DeadlineExceededError:
     """Say that an image took all its time before it could be sent."""
     name = image if isinstance(image, (str, os.PathLike)) else "the image"
     return DeadlineExceededError(f"{name} was not {'fetched' if is_url(image) else 'read'} within {seconds:g} seconds")

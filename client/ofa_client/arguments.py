@@ -34,7 +34,7 @@ _INPUTS_HELP = (
 )
 _EPILOG = (
     "With --output, the same command run again goes on where the last one ended. Exit status: 0 all captioned; "
-    "1 some images failed, see the error file or standard error; 2 no usable server, or wrong arguments; "
+    "1 some images failed, see the error file or standard error; 2 no usable server, an outage, or wrong arguments; "
     "130 or 143 interrupted."
 )
 
@@ -78,7 +78,7 @@ def _add_server(group: Any) -> None:
     _add(group, "url", DEFAULT_URL, addresses)
     _add(group, "model", contract.MODEL, "the served model's name")
     _add(group, "timeout", f"{DEFAULT_TIMEOUT:g}", "seconds that captioning an image may take", type=_seconds)
-    patience = "seconds to go on trying while the server is full or away (10, with --output 120)"
+    patience = "seconds to wait for a server or hosts of images that are full or away (10, with --output 120)"
     _add(group, "patience", None, patience, type=_patience)
     _add(group, "concurrency", DEFAULT_CONCURRENCY, "images in flight at once", type=_positive)
     _add(group, "api_key", None, "the proxy's key; better as the variable, which other users cannot list")

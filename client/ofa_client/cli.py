@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 from ofa_client.aio import LONGEST_TIMEOUT
@@ -15,7 +16,9 @@ from ofa_client.arguments import parse_arguments, search_options
 from ofa_client.bulk.items import Columns, Inputs
 from ofa_client.bulk.journal import JournalError
 from ofa_client.bulk.keys import KeySet
+from ofa_client.bulk.outage import OutageError
 from ofa_client.bulk.output import Files, Lines, OutputFiles
+from ofa_client.bulk.progress import offer
 from ofa_client.bulk.run import caption_items, count_in_background
 from ofa_client.errors import CaptionServiceError
 from ofa_client.retry import Retry
@@ -28,6 +31,7 @@ TERMINATED = 143
 
 _PATIENCE = 10.0
 _PATIENCE_WITH_OUTPUT = 120.0
+_OUTAGE = 4  # times the images in flight: so many failures in a row
 _MANY_ATTEMPTS = 1_000_000  # the patience ends them
 _PINGS = 3  # in an image's timeout; Triton hangs up at the fourth in a row without having sent anything
 
@@ -38,6 +42,8 @@ class _Terminated(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
+    if sys.stderr is None:  # it was closed, and its number would be the next file's
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     parsed = parse_arguments(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -49,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         inputs = Inputs(parsed.inputs, parsed.shard, Columns(parsed.image_column, parsed.key_column))
         return _list(inputs, parsed) if parsed.dry_run else _caption(inputs, parsed)
-    except BrokenPipeError:  # the reader, such as head, has enough
+    except BrokenPipeError:  # standard output's reader, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SOME_FAILED
-    except (CaptionServiceError, JournalError, ImportError, ValueError) as error:
+    except (CaptionServiceError, OutageError, JournalError, ImportError, ValueError) as error:
         return _give_up(str(error))
     except OSError as error:
         return _give_up(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
@@ -65,24 +71,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
     files = _files(parsed)
     with _captioner(parsed) as captioner, Files(files, parsed.retry_failed) if files else Lines(parsed.json) as output:
-        if files and not inputs.on_standard_input:
+        if files and not inputs.come_once:
             count_in_background(inputs, output)
         caption_items(
             captioner,
             inputs,
             output,
+            # With nothing but lines, whoever reads them judges; without patience, each failure is its image's.
+            outage=_OUTAGE * parsed.concurrency if files and parsed.patience != 0 else 0,
             concurrency=parsed.concurrency,
             details=parsed.details,
             **search_options(parsed),
         )
         output.finish()
-        if not len(output.done):
-            sys.stderr.write("ofa-caption: the inputs hold no image\n")
+        if not output.met:
+            offer(sys.stderr, "ofa-caption: the inputs hold no image\n")
         if output.repeated:
-            sys.stderr.write(f"ofa-caption: left out because their names came before: {output.repeated}\n")
+            offer(sys.stderr, f"ofa-caption: left out because their names came before: {output.repeated}\n")
         if files and output.failures:
             hint = f"{files.errors.name} says why, --retry-failed tries them again"
-            sys.stderr.write(f"ofa-caption: images without a caption: {output.failures}; {hint}\n")
+            offer(sys.stderr, f"ofa-caption: images without a caption: {output.failures}; {hint}\n")
         return SOME_FAILED if output.failures else 0
 
 
@@ -125,7 +133,7 @@ def _list(inputs: Inputs, parsed: argparse.Namespace) -> int:
         else:
             done += 1
     repeats = f", {repeated} named again" if repeated else ""
-    sys.stderr.write(f"{left} images to caption, {done} done already{repeats}\n")
+    offer(sys.stderr, f"{left} images to caption, {done} done already{repeats}\n")
     return 0
 
 
@@ -134,5 +142,5 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _give_up(reason: str) -> int:
-    sys.stderr.write(f"ofa-caption: {reason}\n")
+    offer(sys.stderr, f"ofa-caption: {reason}\n")
     return UNUSABLE

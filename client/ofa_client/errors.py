@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import ClassVar
 
@@ -19,6 +20,10 @@ class CaptionServiceError(Exception):
 
     advice: ClassVar[str] = ""
     """What the caller can do about it, one sentence."""
+
+    _first_sent: float = math.inf
+    _first_failed: float = math.inf
+    """When the image's first attempt began and ended, of ``time.monotonic()``."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -82,6 +87,10 @@ class ImageFetchError(CaptionServiceError):
 
     code = "FETCH_FAILED"
     advice = "Open the URL in a browser, or download the image yourself."
+
+
+class ImageHostError(ImageFetchError):
+    """The URL's host is away, failing or full, or this client's network is: another try may bring the image."""
 
 
 class DeadlineExceededError(CaptionServiceError):

@@ -43,11 +43,12 @@ def read_image(source: ImageSource) -> bytes:
     """Return the bytes of an image file; arrays and Pillow images are encoded without loss.
 
     Raises:
-        ImageTooLargeError: a file or an array of more than 20 MiB.
+        ImageTooLargeError: more than 20 MiB.
         OSError: the file cannot be read.
         TypeError, ValueError: not an image source, or an array that is not uint8 [height, width, 3].
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
+        refuse_size(memoryview(source).nbytes, "the image")
         return bytes(source)
     if isinstance(source, (str, os.PathLike)):
         with Path(source).open("rb") as file:
@@ -61,9 +62,10 @@ def read_image(source: ImageSource) -> bytes:
         return _png(source)
     if hasattr(source, "read"):
         data = source.read()
-        if isinstance(data, bytes):
-            return data
-        raise TypeError("the image file must be opened in binary mode")
+        if not isinstance(data, bytes):
+            raise TypeError("the image file must be opened in binary mode")
+        refuse_size(len(data), "the image")
+        return data
     raise TypeError(
         f"an image is a path, bytes, a binary file, a Pillow image or a numpy array, not {type(source).__name__}"
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa_client.bulk.run import FATAL
+from ofa_client.bulk.run import is_fatal
 from ofa_client.images import ImageSource
 from ofa_client.many import DEFAULT_CONCURRENCY
 from ofa_client.retry import Retry
@@ -96,7 +96,7 @@ class CaptionBatch:
         captions, scores, reasons = [], [], []
         images = _images(batch[self._image_column])
         for outcome in self._captioner.caption_many(images, concurrency=self._concurrency, **self._options):
-            if isinstance(outcome.error, FATAL):
+            if is_fatal(outcome.error, self._captioner, in_order=True):
                 raise outcome.error
             failed = outcome.error is not None
             captions.append(None if failed else outcome.caption.text)

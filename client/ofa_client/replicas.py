@@ -1,21 +1,36 @@
-"""Several servers as one: requests go to them in turn, and not for a while to one that was away, silent or full."""
+"""Several servers as one: requests go to them in turn, for a while not to one that is away, silent, full or broken."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Callable
 
 import numpy as np
 
 from ofa_client.endpoint import Endpoint
-from ofa_client.errors import OverloadedError, ServiceUnavailableError, SilentServerError
+from ofa_client.errors import (
+    AccessRefusedError,
+    CaptionServiceError,
+    InternalError,
+    ModelNotFoundError,
+    OverloadedError,
+    ServiceUnavailableError,
+    SilentServerError,
+    UnexpectedResponseError,
+)
 from ofa_client.transport import InferRequest, Transport
 
 AWAY_SECONDS = 1.0
 """How long a server that was away, or full without saying for how long, gets no request while there are others."""
+
+_HANDED_ON = (OverloadedError, InternalError, UnexpectedResponseError, ModelNotFoundError, AccessRefusedError)
+"""What another server may not answer; of several, the first of these is raised, which another try may help most."""
+
+_FAULTS = 3
+"""So many of these in a row are the server's, not the images'."""
 
 
 class Replicas:
@@ -25,42 +40,71 @@ class Replicas:
         self._endpoints = endpoints
         self._connect = connect
         self._transports: dict[Endpoint, Transport] = {}
-        self._aside = dict.fromkeys(endpoints, (False, 0.0))  # whether it was away rather than full, and until when
+        self._aside = dict.fromkeys(
+            endpoints, (False, 0.0)
+        )  # whether for another reason than being full, and until when
+        self._faults = dict.fromkeys(endpoints, 0)  # failures in a row
         self._next = 0
         self._closed = False
 
     async def infer(self, request: InferRequest, deadline: float) -> dict[str, np.ndarray]:
-        """Send to the next server that is neither away nor full; if it turns out to be full, to another.
+        """Send to the next server that is not set aside; if it turns out to be full or broken, to another.
 
         Each may take the request's timeout, but not past ``deadline`` (``time.monotonic()``); see
         :meth:`Transport.infer`.
 
         Raises:
             OverloadedError: no server is left; it is the error of the one that wants to be asked again first.
+            InternalError, UnexpectedResponseError, ModelNotFoundError, AccessRefusedError: all servers fail so.
             RuntimeError: closed, perhaps since this request's last try.
         """
-        full: dict[Endpoint, OverloadedError] = {}
+        refused: dict[Endpoint, CaptionServiceError] = {}
         endpoint: Endpoint | None = self._pick()
         while endpoint is not None:
             if self._closed:
                 raise RuntimeError("this captioner is closed")
-            if endpoint not in self._transports:
-                self._transports[endpoint] = self._connect(endpoint)
             try:
-                return await self._transports[endpoint].infer(request)
+                tensors = await self._ask(endpoint, request)
+                self._faults[endpoint] = 0
+                return tensors
             except ServiceUnavailableError:
                 self._aside[endpoint] = (True, time.monotonic() + AWAY_SECONDS)
                 raise
             except SilentServerError:  # the next request might lose as much to it
                 self._aside[endpoint] = (True, time.monotonic() + max(request.timeout, AWAY_SECONDS))
                 raise
-            except OverloadedError as error:
-                full[endpoint] = error
+            except _HANDED_ON as error:
+                refused[endpoint] = error
                 now = time.monotonic()
-                self._aside[endpoint] = (False, now + _wait(error))
+                full = isinstance(error, OverloadedError)
+                self._faults[endpoint] += not full
+                if full or self._faults[endpoint] >= _FAULTS:
+                    self._aside[endpoint] = (not full, now + _wait(error))
             request = replace(request, timeout=min(request.timeout, max(deadline - now, 1e-3)))
-            endpoint = self._next_ready(full)
-        raise min(full.values(), key=_wait)
+            endpoint = self._next_ready(refused) or self._last_resort(refused)
+        raise min(refused.values(), key=lambda error: (_rank(error), _wait(error)))
+
+    async def _ask(self, endpoint: Endpoint, request: InferRequest) -> dict[str, np.ndarray]:
+        """Ask one server. A close meanwhile is an error over both protocols: gRPC's is the cancel of who waits here."""
+        if endpoint not in self._transports:
+            self._transports[endpoint] = self._connect(endpoint)
+        call = asyncio.ensure_future(self._transports[endpoint].infer(request))
+        try:
+            await asyncio.wait([call])
+        except asyncio.CancelledError:
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            raise
+        if self._closed and (call.cancelled() or call.exception()):
+            raise RuntimeError("this captioner is closed")
+        return call.result()
+
+    def _last_resort(self, refused: Mapping[Endpoint, CaptionServiceError]) -> Endpoint | None:
+        """Take one that is set aside rather than say that all are broken, unless there is one to come again to."""
+        left = [endpoint for endpoint in self._endpoints if endpoint not in refused]
+        if not left or any(isinstance(error, OverloadedError) for error in refused.values()):
+            return None
+        return min(left, key=self._aside.__getitem__)
 
     def _pick(self) -> Endpoint:
         """Take the next in turn; if all are set aside, the one whose time is over first, a full one if there is any."""
@@ -83,6 +127,10 @@ class Replicas:
         await asyncio.gather(*(transport.close() for transport in transports))
 
 
-def _wait(error: OverloadedError) -> float:
-    """Tell for how many seconds a full server gets no request."""
+def _wait(error: CaptionServiceError) -> float:
+    """Tell for how many seconds the server gets no request."""
     return error.retry_after or AWAY_SECONDS
+
+
+def _rank(error: CaptionServiceError) -> int:
+    return next(i for i, kind in enumerate(_HANDED_ON) if isinstance(error, kind))

@@ -8,6 +8,7 @@ take the same time once more. One that did not even refuse it within an attempt'
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable
@@ -16,6 +17,7 @@ from typing import Callable, TypeVar
 
 from ofa_client.errors import (
     CaptionServiceError,
+    ImageHostError,
     InternalError,
     OverloadedError,
     ServiceUnavailableError,
@@ -24,7 +26,7 @@ from ofa_client.errors import (
 
 _T = TypeVar("_T")
 
-_TRANSIENT = (OverloadedError, ServiceUnavailableError)
+_TRANSIENT = (OverloadedError, ServiceUnavailableError, ImageHostError)
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,15 @@ class Retry:
     """How a request is tried again that met a full or missing server, within its ``timeout``.
 
     Pauses are drawn at random from 0 to a bound that doubles, after what the server itself asked for. An ``INTERNAL``
-    error is tried once more, because the image may have shared a server's death with the one that caused it.
+    error is tried once more, because the image may have shared a server's death with the one that caused it. Fetching
+    an image's URL has as many attempts of its own, for a host that is away, failing or full.
 
     Raises:
         ValueError: no attempt, or a pause that is no number of seconds.
     """
 
     attempts: int = 5
-    """Requests sent for an image at most, the first one included; one that full replicas hand on counts once."""
+    """Requests sent for an image at most, the first one included; one that replicas hand on counts once."""
 
     first_pause: float = 0.1
     """Seconds that the first pause may last."""
@@ -90,17 +93,20 @@ async def retrying(send: Callable[[float], Awaitable[_T]], policy: Retry, deadli
         CaptionServiceError: the last attempt's; it is raised at once where the next pause would pass the deadline or
             the policy's patience.
     """
-    attempt, internal, give_up_at = 0, 0, deadline
+    attempt, internal, give_up_at, first_failed = 0, 0, deadline, math.inf
+    first_sent = time.monotonic()
     while True:
         attempt += 1
         left = max(deadline - time.monotonic(), 1e-3)
         try:
             return await send(min(left, policy.attempt_timeout or left))
         except CaptionServiceError as error:
+            now = time.monotonic()
+            first_failed = min(first_failed, now)
+            error._first_sent, error._first_failed = first_sent, first_failed
             internal += isinstance(error, InternalError)
             if not policy.allows(error, attempt, internal):
                 raise
-            now = time.monotonic()
             if attempt == 1 and policy.patience is not None:
                 give_up_at = min(deadline, now + policy.patience)
             pause = policy.pause(error, attempt)

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ofa_client import contract
 from ofa_client.connection import ConnectionSettings
 from ofa_client.endpoint import Endpoint
 from ofa_client.errors import (
@@ -63,8 +62,6 @@ class SharedMemoryTransport(Transport):
             AccessRefusedError: the server takes no shared memory from this client.
             OSError: ``/dev/shm`` is full.
         """
-        if len(request.image) > contract.MAX_IMAGE_BYTES:  # the server refuses it, which deserves no region
-            return await self._inner.infer(request)
         try:
             return await asyncio.wait_for(self._infer(request), request.timeout)
         except asyncio.TimeoutError as error:

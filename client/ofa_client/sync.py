@@ -6,17 +6,16 @@ import asyncio
 import atexit
 import os
 import threading
-import time
 import weakref
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ofa_client import contract
-from ofa_client.aio import DEFAULT_TIMEOUT, AsyncCaptioner, not_read
+from ofa_client.aio import DEFAULT_TIMEOUT, AsyncCaptioner
 from ofa_client.connection import FilePath
-from ofa_client.images import ImageSource, is_url, read_image
+from ofa_client.images import ImageSource
 from ofa_client.many import DEFAULT_CONCURRENCY, Outcome, outcome_of, pump
 from ofa_client.options import SearchOptions
 from ofa_client.results import Caption
@@ -83,8 +82,7 @@ class Captioner:
     ) -> Caption:
         """Return the best caption of an image; see :meth:`AsyncCaptioner.caption`."""
         self._check_usable()
-        data, left = self._read_here(image, timeout)
-        return self._loop.run(self._captioner.caption(data, timeout=left, details=details, **options))
+        return self._loop.run(self._captioner.caption(image, timeout=timeout, details=details, **options))
 
     def captions(
         self,
@@ -97,9 +95,8 @@ class Captioner:
     ) -> list[Caption]:
         """Return the ``num_captions`` best captions of an image, best first; see :meth:`AsyncCaptioner.captions`."""
         self._check_usable()
-        data, left = self._read_here(image, timeout)
         return self._loop.run(
-            self._captioner.captions(data, num_captions=num_captions, timeout=left, details=details, **options)
+            self._captioner.captions(image, num_captions=num_captions, timeout=timeout, details=details, **options)
         )
 
     def caption_many(
@@ -135,17 +132,9 @@ class Captioner:
 
         return pump(submit, images, concurrency, in_order)
 
-    def _read_here(self, image: ImageSource, timeout: float | None) -> tuple[ImageSource, float]:
-        """Read what belongs to the caller's thread, and tell what time is left; a URL is fetched by the other one."""
-        seconds = self._captioner._seconds(timeout)
-        if is_url(image):
-            return image, seconds
-        begin = time.monotonic()
-        data = read_image(image)
-        left = seconds - (time.monotonic() - begin)
-        if left <= 0:
-            raise not_read(image, seconds)
-        return data, left
+    def _captioned_since(self, moment: float) -> bool:
+        """Tell whether any image got its caption since then, of ``time.monotonic()``."""
+        return self._captioner._captioned_at >= moment
 
     def _check_usable(self) -> None:
         if not self._forgotten.alive:
@@ -207,6 +196,8 @@ class _LoopThread:
         future = self.submit(coroutine)
         try:
             return future.result()
+        except CancelledError as error:  # nobody else cancels it than the end of the loop
+            raise RuntimeError("this captioner is closed") from error
         except BaseException:
             future.cancel()
             raise

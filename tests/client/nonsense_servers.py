@@ -20,10 +20,10 @@ Answer = Union[bytes, None, Callable[[], bytes]]
 
 
 @contextmanager
-def http_server(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+def http_server(answer: Answer, tls: ssl.SSLContext | None = None, port: int = 0) -> Iterator[str]:
     """Answer every HTTP request with these raw bytes, or what the function gives, and hang up; with None, never."""
     stop = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         listener.settimeout(POLL_SECONDS)
         thread = threading.Thread(target=_serve_http, args=(listener, answer, tls, stop))
         thread.start()

@@ -134,6 +134,49 @@ def test_an_archive_cut_short_gives_what_it_has_and_fails_itself(folder):
     assert found["x"] == b"x"
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_cut_anywhere_loses_no_image_in_silence(folder, mode):
+    name = "shard.tar" if mode == "w" else "shard.tar.gz"
+    write_tar(name, [f"{i}.jpg" for i in range(4)], mode)
+    data = (folder / name).read_bytes()
+    whole = contents(name)
+    assert len(whole) == 4
+    for size in range(0, len(data), 100 if mode == "w" else 1):
+        (folder / name).write_bytes(data[:size])
+        found = contents(name)
+        assert found == whole or isinstance(found[name], str), size
+        good = {key: value for key, value in found.items() if isinstance(value, bytes)}
+        assert good.items() <= whole.items()
+        assert mode != "w" or len(good) == min((size + 507) // 1024, 4)  # 512 bytes of header, 5 of image
+
+
+def test_an_archive_without_its_end_gives_its_images_and_is_reported(folder):
+    """Some tools write none; it cannot be told from one that was cut between two members."""
+    write_tar("shard.tar", ["0.jpg", "1.jpg"])
+    (folder / "shard.tar").write_bytes((folder / "shard.tar").read_bytes()[: 4 * 512])
+    assert contents("shard.tar") == {
+        "shard.tar/0.jpg": b"0.jpg",
+        "shard.tar/1.jpg": b"1.jpg",
+        "shard.tar": "the archive is damaged (it ends early)",
+    }
+
+
+@pytest.mark.parametrize("member", [0, 1, 3])
+def test_a_hole_of_zeros_is_not_taken_for_the_end(folder, member):
+    write_tar("shard.tar", [f"{i}.jpg" for i in range(4)])
+    data = bytearray((folder / "shard.tar").read_bytes())
+    data[1024 * member : 1024 * member + 512] = bytes(512)
+    (folder / "shard.tar").write_bytes(data)
+    found = contents("shard.tar")
+    assert found.pop("shard.tar") == "the archive is damaged (there is more behind its end)"
+    assert list(found) == [f"shard.tar/{i}.jpg" for i in range(member)]
+
+
+def test_an_archive_of_nothing_is_whole(folder):
+    write_tar("shard.tar", [])
+    assert contents("shard.tar") == {}
+
+
 @pytest.mark.parametrize(("suffix", "mode"), [("tar.gz", "w:gz"), ("tar.bz2", "w:bz2"), ("tar.xz", "w:xz")])
 def test_a_compressed_archive_that_is_damaged_fails_and_the_rest_goes_on(folder, suffix, mode):
     name = f"shard.{suffix}"
@@ -247,6 +290,18 @@ def test_images_are_counted_and_tables_are_not_read_for_it(folder, monkeypatch):
     names = ["photos", "shard.tar", "t.parquet"]
     assert Inputs(names).count() == 4 + 2 + 8
     assert sum(Inputs(names, shard=Shard(i, 3)).count() for i in range(3)) == 14
+
+
+def test_nothing_is_decompressed_to_be_counted(folder):
+    write_tar("shard.tar.gz", ["0.jpg"], "w:gz")
+    assert Inputs(["photos", "shard.tar.gz"]).count() is None
+
+
+def test_what_a_pipe_names_comes_once(folder):
+    os.mkfifo(folder / "list.txt")
+    assert Inputs(["x", "list.txt"]).come_once
+    assert Inputs(["-"]).come_once
+    assert not Inputs(["photos", "x", "photos/*.jpg", "missing.txt", "http://host/cat.jpg"]).come_once
 
 
 def test_a_column_that_is_missing_is_named(folder):

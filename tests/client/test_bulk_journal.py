@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 from ofa_client.bulk.journal import Journal, JournalError, read_records
 from ofa_client.bulk.keys import KeySet
+from ofa_client.bulk.output import Files, OutputFiles
+from ofa_client.bulk.shard import Shard
 
 NAMES = ["a.jpg", "图.jpg", "caf\udce9.jpg", 'quote".jpg', "line\nbreak.jpg"]
 
@@ -132,3 +136,15 @@ def test_records_are_json_for_any_reader(path):
     write(path, NAMES)
     for line in path.read_text(encoding="utf-8").splitlines():
         assert json.loads(line)["image"] in NAMES
+
+
+def test_a_disk_that_cannot_sync_leaves_no_file_open(path, monkeypatch):
+    def fail(_file):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    files = Files(OutputFiles.named(path, None, None, Shard()))
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        files.close()
+    monkeypatch.undo()
+    Files(OutputFiles.named(path, None, None, Shard())).close()  # each is locked while it is open

@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from ofa_client import AsyncCaptioner, Caption, Captioner, DeadlineExceededError, InvalidParameterError
+from ofa_client import AsyncCaptioner, Caption, Captioner, DeadlineExceededError, InvalidParameterError, Retry
 from ofa_client.endpoint import Endpoint
 
 
@@ -196,6 +196,33 @@ def test_a_closed_asynchronous_captioner_says_so(url):
             await captioner.caption(b"an image")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("retry", [None, Retry()])
+def test_closing_is_an_error_to_who_waits_and_no_cancel(url, script, retry):
+    async def main():
+        captioner = AsyncCaptioner(url, retry=retry)
+        waiting = [asyncio.ensure_future(captioner.caption(script(delay_s=3))) for _ in range(3)]
+        await asyncio.sleep(0.5)
+        waiting[0].cancel()
+        await captioner.close()
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    cancelled, *others = asyncio.run(main())
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert [(type(error), str(error)) for error in others] == [(RuntimeError, "this captioner is closed")] * 2
+
+
+@pytest.mark.parametrize("retry", [None, Retry()])
+def test_so_it_is_to_a_thread_that_waits(url, script, retry):
+    captioner = Captioner(url, retry=retry)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(captioner.caption, script(delay_s=3)) for _ in range(2)]
+        time.sleep(0.5)
+        captioner.close()
+        for each in waiting:
+            with pytest.raises(RuntimeError, match="this captioner is closed"):
+                each.result()
 
 
 def client_threads():

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import uuid
 
 import pytest
@@ -258,6 +259,38 @@ def test_a_line_of_standard_input_is_answered_before_the_next(environment, image
             assert process.stdout.readline() == f"{i}.jpg: number {i}\n".encode()
     process.communicate()
     assert process.returncode == 0
+
+
+def test_a_line_that_came_before_is_answered_as_well(environment, image, tmp_path):
+    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    process = subprocess.Popen([*COMMAND, "-"], cwd=tmp_path, env=environment, **pipes)
+    timer = threading.Timer(60, process.kill)
+    timer.start()
+    for _ in range(3):
+        process.stdin.write(image("cat.jpg", "a cat").encode() + b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"cat.jpg: a cat\n"
+    timer.cancel()
+    process.communicate()
+    assert process.returncode == 0
+
+
+def test_a_pipe_that_nobody_writes_to_fails_and_does_not_hold_the_end_up(ofa_caption, image, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    result = ofa_caption("--timeout", "1", "--patience", "0", "pipe.jpg", image("cat.jpg", "a cat"))
+    assert (result.stdout, result.returncode) == ("cat.jpg: a cat\n", 1)
+    assert result.stderr.startswith("pipe.jpg: DEADLINE_EXCEEDED: pipe.jpg was not read within 2 seconds")
+
+
+def test_nor_does_it_hold_a_signal_up(environment, image, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    arguments = [*COMMAND, image("cat.jpg", "a cat"), "pipe.jpg"]
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, **pipes)
+    assert process.stdout.readline() == b"cat.jpg: a cat\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert process.communicate() == (b"", b"")
 
 
 @pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

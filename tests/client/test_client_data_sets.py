@@ -9,14 +9,17 @@ import pty
 import re
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 
+import grpc
 import pytest
 
 from command_line import COMMAND
 from interrupts import heed_interrupts
-from nonsense_servers import grpc_server, http_server, one_caption, relay
+from nonsense_servers import grpc_server, http_answer, http_server, one_caption, refuse, relay
 from patience import eventually
 
 
@@ -209,6 +212,161 @@ def test_a_host_that_stays_silent_ends_the_run_and_no_image_fails(ofa_caption, p
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("ofa-caption: DEADLINE_EXCEEDED: http://127.0.0.1:")
     assert (tmp_path / "captions.jsonl.errors.jsonl").read_bytes() == b""
+
+
+def errors_of(tmp_path):
+    return {record["image"]: record["code"] for record in records(tmp_path / "captions.jsonl.errors.jsonl")}
+
+
+def of(image):
+    """Tell whether a request is for this image, for a server's behaviour."""
+    return lambda request: image in request.raw_input_contents[0]
+
+
+def but_for(mine, poisoned):
+    """Behave like this for one image, and well for the others, after a while."""
+
+    def behave(request, context):
+        if mine(request):
+            return poisoned(request, context)
+        time.sleep(0.4)
+        return one_caption(request, context)
+
+    return behave
+
+
+FULL = refuse(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: full")
+
+
+def silent(request, context):
+    given_up = threading.Event()
+    context.add_callback(given_up.set)
+    given_up.wait(10)
+    return one_caption(request, context)
+
+
+@pytest.mark.parametrize("output", [[], ["--output", "captions.jsonl"]])
+@pytest.mark.parametrize(("behave", "code"), [(FULL, "OVERLOADED"), (silent, "DEADLINE_EXCEEDED")])
+def test_an_image_that_alone_gets_no_answer_fails_and_the_others_are_captioned(
+    ofa_caption, photos, tmp_path, behave, code, output
+):
+    photos(12)
+    with grpc_server(but_for(of(b"photo 0"), behave)) as url:
+        result = ofa_caption("photos", *output, "--url", url, "--timeout", "1", "--patience", "1.5", "--concurrency", 3)
+    assert result.returncode == 1
+    if output:
+        assert len(names(tmp_path / "captions.jsonl")) == 11
+        assert errors_of(tmp_path) == {"photos/0000.jpg": code}
+    else:
+        assert len(result.stdout.splitlines()) == 11
+        assert result.stderr.startswith(f"photos/0000.jpg: {code}: ")
+
+
+def test_a_server_that_stays_full_ends_the_run_and_no_image_fails(ofa_caption, photos, tmp_path):
+    photos(12)
+    with grpc_server(FULL) as url:
+        result = ofa_caption("photos", "--output", "captions.jsonl", "--url", url, "--patience", "0.5")
+    assert (result.returncode, errors_of(tmp_path)) == (2, {})
+
+
+IN_A_ROW = "ofa-caption: 8 images in a row failed as all do where network, disk or server are broken"
+
+
+def test_a_server_that_is_broken_ends_the_run_and_no_image_fails(ofa_caption, photos, tmp_path):
+    images = photos(40)
+    with grpc_server(refuse(grpc.StatusCode.INTERNAL, "INTERNAL: see 4711")) as url:
+        broken = ["--url", url, "--concurrency", "2", "--output"]
+        result = ofa_caption("photos", *broken, "captions.jsonl")
+        assert (result.returncode, errors_of(tmp_path)) == (2, {})
+        assert result.stderr.splitlines()[-1].startswith(IN_A_ROW)
+        assert "INTERNAL: see 4711" in result.stderr
+        assert ofa_caption("photos", *broken, "own.jsonl", "--patience", "0").returncode == 1
+        assert len(names(tmp_path / "own.jsonl.errors.jsonl")) == 40
+    assert ofa_caption("photos", "--output", "captions.jsonl").returncode == 0
+    assert sorted(names(tmp_path / "captions.jsonl")) == images
+
+
+def test_a_few_faults_are_the_images_own(ofa_caption, photos, tmp_path):
+    images = photos(40)
+    with grpc_server(but_for(of(b"9"), refuse(grpc.StatusCode.INTERNAL, "INTERNAL: see 4711"))) as url:
+        result = ofa_caption("photos", "--output", "captions.jsonl", "--url", url, "--concurrency", "2")
+    assert result.returncode == 1
+    assert errors_of(tmp_path) == {name: "INTERNAL" for name in images if "9" in name}
+
+
+def test_a_disk_that_is_gone_ends_the_run_and_no_image_fails(ofa_caption, photos, tmp_path):
+    images = photos(40)
+    for name in images[10:]:
+        (tmp_path / name).unlink()
+        (tmp_path / name).symlink_to("/proc/self/mem")  # its reading is an input/output error
+    result = ofa_caption("photos", "--output", "captions.jsonl", "--concurrency", "2")
+    assert (result.returncode, errors_of(tmp_path)) == (2, {})
+    assert result.stderr.splitlines()[-1].startswith(IN_A_ROW)
+    assert "UNREADABLE: Input/output error" in result.stderr
+    photos(0)
+    for name in images[10:]:
+        (tmp_path / name).unlink()  # these are the images' own: someone has removed them
+    images = [f"photos/{i:04d}.jpg" for i in range(40)]
+    assert ofa_caption(*images, "--output", "captions.jsonl", "--concurrency", "2").returncode == 1
+    assert set(errors_of(tmp_path)) == set(images[10:])
+
+
+def test_a_network_that_is_down_ends_the_run_and_no_url_fails(ofa_caption, tmp_path, closed_port):
+    urls = [f"http://127.0.0.1:{closed_port}/{i}.jpg" for i in range(20)]
+    (tmp_path / "list.txt").write_text("\n".join(urls))
+    arguments = ["list.txt", "--output", "captions.jsonl", "--concurrency", "2", "--patience", "0.5"]
+    result = ofa_caption(*arguments)
+    assert (result.returncode, errors_of(tmp_path)) == (2, {})
+    assert result.stderr.splitlines()[-1].startswith(IN_A_ROW)
+    with http_server(http_answer("200 OK", "an image"), port=closed_port):
+        assert ofa_caption(*arguments).returncode == 0
+    assert sorted(names(tmp_path / "captions.jsonl")) == sorted(urls)
+
+
+def test_a_network_that_is_down_for_a_while_is_waited_for(environment, tmp_path, closed_port):
+    urls = [f"http://127.0.0.1:{closed_port}/{i}.jpg" for i in range(20)]
+    (tmp_path / "list.txt").write_text("\n".join(urls))
+    arguments = [*COMMAND, "list.txt", "--output", "captions.jsonl", "--concurrency", "2"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    time.sleep(4)
+    with http_server(http_answer("200 OK", "an image"), port=closed_port):
+        assert process.wait(60) == 0
+    assert sorted(names(tmp_path / "captions.jsonl")) == sorted(urls)
+
+
+def test_a_bad_url_among_good_ones_fails_alone(ofa_caption, tmp_path, closed_port):
+    with http_server(http_answer("200 OK", "an image")) as images:
+        bad = f"http://127.0.0.1:{closed_port}/cat.jpg"
+        (tmp_path / "list.txt").write_text("\n".join([bad, *(f"{images}/{i}.jpg" for i in range(200))]))
+        result = ofa_caption("list.txt", "--output", "captions.jsonl", "--concurrency", "2", "--patience", "100")
+    assert (result.returncode, errors_of(tmp_path)) == (1, {bad: "FETCH_FAILED"})
+    assert len(names(tmp_path / "captions.jsonl")) == 200
+
+
+def test_a_list_in_a_pipe_loses_no_line(environment, photos, tmp_path):
+    images = photos(200)
+    os.mkfifo(tmp_path / "list.txt")
+    arguments = [*COMMAND, "list.txt", "--output", "captions.jsonl"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    with (tmp_path / "list.txt").open("w") as lines:
+        for name in images:
+            lines.write(f"{name}\n")
+            lines.flush()
+    assert process.wait(60) == 0
+    assert sorted(names(tmp_path / "captions.jsonl")) == images
+
+
+@pytest.mark.parametrize("nowhere", ["2>/dev/full", "2>&-", "2> >(exec true)"])
+def test_progress_that_nobody_takes_ends_nothing(environment, photos, tmp_path, nowhere):
+    images = photos(20, broken=True)
+    command = f"exec {sys.executable} -m ofa_client photos --output captions.jsonl {nowhere}"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=False).returncode == 1
+    assert len(names(tmp_path / "captions.jsonl")) == 18
+    assert len(names(tmp_path / "captions.jsonl.errors.jsonl")) == 2
+    photos(20)
+    command += " --retry-failed"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=False).returncode == 0
+    assert sorted(names(tmp_path / "captions.jsonl")) == images
 
 
 def test_shards_together_are_the_whole(ofa_caption, photos, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 
@@ -244,6 +245,40 @@ def test_a_file_that_never_ends_costs_the_timeout_and_no_more(closed_port):
         return time.monotonic() - begin
 
     assert asyncio.run(main()) < 5
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    """A file that nobody ever writes to."""
+    path = tmp_path / "pipe.jpg"
+    os.mkfifo(path)
+    yield path
+    os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))  # whoever waits for a writer has one
+
+
+def test_so_it_is_without_asyncio(pipe, closed_port):
+    with (
+        Captioner(f"grpc://127.0.0.1:{closed_port}") as captioner,
+        pytest.raises(errors.DeadlineExceededError, match=r"pipe\.jpg was not read within 0\.2 seconds"),
+    ):
+        captioner.caption(pipe, timeout=0.2)
+
+
+def test_files_that_never_end_keep_no_other_waiting(pipe, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(IMAGE)
+
+    async def main(url):
+        async with AsyncCaptioner(url, timeout=20) as captioner:
+            stuck = [asyncio.ensure_future(captioner.caption(pipe)) for _ in range(40)]
+            await asyncio.sleep(0.5)
+            try:
+                return await captioner.caption(tmp_path / "photo.jpg")
+            finally:
+                for each in stuck:
+                    each.cancel()
+
+    with grpc_server(one_caption) as url:
+        assert asyncio.run(main(url)).text == "a cat"
 
 
 def test_a_file_that_took_the_timeout_to_read_is_not_sent():

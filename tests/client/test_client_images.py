@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 from ofa_client import ImageTooLargeError
+from ofa_client.contract import MAX_IMAGE_BYTES
 from ofa_client.images import read_image
 from PIL import Image
 
@@ -92,7 +93,11 @@ def test_a_missing_file_is_pythons_own_error(tmp_path):
 def test_what_is_too_large_for_the_server_is_refused_unread(tmp_path):
     with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate(2**40)
-    for source in (tmp_path / "huge.jpg", "/dev/zero", np.broadcast_to(np.uint8(0), (40_000, 40_000, 3))):
+    data = bytes(MAX_IMAGE_BYTES + 1)
+    for source in (
+        *(tmp_path / "huge.jpg", "/dev/zero", np.broadcast_to(np.uint8(0), (40_000, 40_000, 3))),
+        *(data, bytearray(data), memoryview(data), io.BytesIO(data)),
+    ):
         with pytest.raises(ImageTooLargeError, match="is larger than 20 MiB"):
             read_image(source)
 

@@ -140,6 +140,53 @@ def test_a_full_replica_is_asked_before_one_that_is_away(closed_port):
         assert captioner.caption(IMAGE, timeout=10).text == "a cat"
 
 
+FAULTS = [
+    (grpc.StatusCode.INTERNAL, errors.InternalError),
+    (grpc.StatusCode.UNIMPLEMENTED, errors.UnexpectedResponseError),
+    (grpc.StatusCode.NOT_FOUND, errors.ModelNotFoundError),
+    (grpc.StatusCode.UNAUTHENTICATED, errors.AccessRefusedError),
+]
+
+
+@pytest.mark.parametrize(("status", "kind"), FAULTS)
+def test_a_replica_that_is_broken_costs_no_request(count, status, kind):
+    broken = InTurn(refuse(status, "it is broken"))
+    with (
+        grpc_server(broken) as a,
+        grpc_server(count.named("there")) as b,
+        Captioner([a, b], timeout=20, retry=None) as captioner,
+    ):
+        for _ in range(40):
+            assert captioner.caption(IMAGE).text == "a cat"
+    assert count == {"there": 40}
+    assert 3 <= broken.requests < 15  # then it gets none for a second
+
+
+@pytest.mark.parametrize(("status", "kind"), FAULTS)
+def test_when_all_are_broken_each_is_asked_once_and_the_error_says_so(status, kind):
+    replicas = [InTurn(refuse(status, "it is broken")) for _ in range(3)]
+    with (
+        grpc_server(replicas[0]) as a,
+        grpc_server(replicas[1]) as b,
+        grpc_server(replicas[2]) as c,
+        Captioner([a, b, c], retry=None) as captioner,
+        pytest.raises(kind, match="it is broken"),
+    ):
+        captioner.caption(IMAGE)
+    assert [replica.requests for replica in replicas] == [1, 1, 1]
+
+
+def test_a_replica_that_may_come_again_is_not_given_up_for_one_that_is_broken(closed_port):
+    """Nothing ends a run then that waits for the one that is away, or full."""
+    away, no = f"grpc://127.0.0.1:{closed_port}", refuse(grpc.StatusCode.UNAUTHENTICATED, "no")
+    with grpc_server(no) as broken, grpc_server(full("; try again in 26 s")) as busy:
+        for other, kind in ((away, errors.ServiceUnavailableError), (busy, errors.OverloadedError)):
+            with Captioner([other, broken], retry=None) as captioner:
+                for _ in range(3):
+                    with pytest.raises(kind):
+                        captioner.caption(IMAGE)
+
+
 def test_the_next_replica_gets_what_is_left_of_the_timeout():
     left = []
 
@@ -190,6 +237,15 @@ def test_a_header_cannot_smuggle_another():
     with pytest.raises(ValueError, match="one line of ASCII") as caught:
         Captioner("http://127.0.0.1", api_key="s3cret\r\nX-Admin: yes")
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_proxy_of_the_environment_is_not_used(count, closed_port, monkeypatch):
+    for name in ("grpc_proxy", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port}")
+    for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with grpc_server(count.named("a")) as url, Captioner(url, retry=None) as captioner:
+        assert captioner.caption(IMAGE).text == "a cat"
 
 
 @pytest.mark.parametrize("keep_alive", [0, 0.5, float("nan")])

@@ -42,12 +42,15 @@ class Part:
     size: int | None = None
     """How many images it has, where that is known without reading them."""
 
+    counted_by_reading: bool = True
+    """Whether that costs little, where the size is not known."""
 
-def unreadable(key: str, reason: str) -> Item:
-    """Make an item that fails: a place that should have had images."""
+
+def unreadable(key: str, reason: str, number: int | None = None) -> Item:
+    """Make an item that fails: a place that should have had images; the number is the system's for the reason."""
 
     def load() -> ImageSource:
-        raise OSError(None, reason)
+        raise OSError(number, reason)
 
     return Item(key, load)
 
@@ -80,14 +83,18 @@ class Inputs:
             else:
                 yield from taken.read()
 
-    def count(self) -> int:
-        """Count the images; tables know their numbers without being read."""
+    def count(self) -> int | None:
+        """Count the images, if no archive has to be decompressed for that; else None."""
         total = 0
         for taken in self._taken():
             if isinstance(taken, Item):
                 total += 1
+            elif taken.size is not None:
+                total += taken.size
+            elif taken.counted_by_reading:
+                total += sum(1 for _ in taken.read())
             else:
-                total += sum(1 for _ in taken.read()) if taken.size is None else taken.size
+                return None
         return total
 
     def _taken(self) -> Iterator[Item | Part]:
@@ -104,9 +111,9 @@ class Inputs:
                 parts += 1
 
     @property
-    def on_standard_input(self) -> bool:
-        """Whether images are named there: they may be some time in coming, and come once."""
-        return "-" in self.names
+    def come_once(self) -> bool:
+        """Whether images are named on standard input or a pipe: they may be some time in coming, and come once."""
+        return any(name == "-" or _is_pipe(name) for name in self.names)
 
     def _expand(self, names: Iterable[str]) -> Iterator[Item | _Archive]:
         for name in names:
@@ -140,7 +147,7 @@ class _Archive:
             return row_groups(self.name, columns, sharded)
         from ofa_client.bulk.tars import members  # noqa: PLC0415 - only for archives
 
-        return iter([Part(partial(members, self.name))])
+        return iter([Part(partial(members, self.name), counted_by_reading=self.name.lower().endswith(".tar"))])
 
 
 def _one(name: str) -> Item | _Archive:
@@ -148,6 +155,10 @@ def _one(name: str) -> Item | _Archive:
     if not is_url(name) and name.lower().endswith((*_TAR_SUFFIXES, ".parquet")):
         return _Archive(name)
     return Item(name, partial(_itself, name))
+
+
+def _is_pipe(name: str) -> bool:
+    return os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name))  # noqa: PTH110, PTH112, PTH113
 
 
 def _itself(name: str) -> ImageSource:
@@ -169,7 +180,7 @@ def _walk(folder: str) -> Iterator[Item | _Archive]:
             with os.scandir(current) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
-            yield unreadable(current, error.strerror or str(error))
+            yield unreadable(current, error.strerror or str(error), error.errno)
             continue
         for entry in entries:
             if entry.name.lower().endswith(_TAKEN_SUFFIXES) and _may_be_read(entry):

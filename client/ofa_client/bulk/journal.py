@@ -104,8 +104,10 @@ class Journal:
 
     def close(self) -> None:
         """Sync and close."""
-        os.fsync(self._file)
-        os.close(self._file)
+        try:
+            os.fsync(self._file)
+        finally:
+            os.close(self._file)
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:

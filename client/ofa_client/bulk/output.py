@@ -14,7 +14,7 @@ from typing import Any
 from ofa_client.bulk.formats import convert, format_of
 from ofa_client.bulk.journal import Journal, read_records
 from ofa_client.bulk.keys import KeySet
-from ofa_client.bulk.progress import Progress
+from ofa_client.bulk.progress import Progress, offer
 from ofa_client.bulk.shard import Shard
 from ofa_client.results import Caption
 
@@ -22,8 +22,8 @@ from ofa_client.results import Caption
 class Output(ABC):
     """Takes what becomes of each image."""
 
-    done: KeySet
-    """The images that need no captioning: an earlier run's, and those that this run was given already."""
+    met: int = 0
+    """How many images the inputs gave."""
 
     repeated: int = 0
     """How many images were left out because this run had met their keys before."""
@@ -37,6 +37,10 @@ class Output(ABC):
         """Images without a caption, an earlier run's included."""
 
     @abstractmethod
+    def wants(self, key: str) -> bool:
+        """Tell whether an image that the inputs gave is to be captioned, and count it."""
+
+    @abstractmethod
     def write(self, key: str, captions: Sequence[Caption]) -> None:
         """Take an image's captions."""
 
@@ -45,8 +49,8 @@ class Output(ABC):
         """Take the reason why an image has none: the code, and the sentence behind it."""
 
     @abstractmethod
-    def expect(self, total: int) -> None:
-        """Learn how many images there are in all."""
+    def expect(self, total: int | None) -> None:
+        """Learn how many images there are in all, or that it will not be known."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -71,7 +75,6 @@ class Lines(Output):
     in_order = True
 
     def __init__(self, as_json: bool) -> None:
-        self.done = KeySet()
         self._json = as_json
         self._failures = 0
 
@@ -79,6 +82,11 @@ class Lines(Output):
     def failures(self) -> int:
         """See :class:`Output`."""
         return self._failures
+
+    def wants(self, key: str) -> bool:
+        """Tell that it is, a repeated one as well: whoever named it waits for its line."""
+        self.met += 1
+        return True
 
     def write(self, key: str, captions: Sequence[Caption]) -> None:
         """Write at once: whoever reads the pipe sees each image when it is done."""
@@ -93,9 +101,9 @@ class Lines(Output):
     def fail(self, key: str, code: str, message: str) -> None:
         """Write ``key: CODE: sentence``."""
         self._failures += 1
-        sys.stderr.write(f"{key}: {code}: {message}\n")
+        offer(sys.stderr, f"{key}: {code}: {message}\n")
 
-    def expect(self, total: int) -> None:
+    def expect(self, total: int | None) -> None:
         """The lines are not counted."""
 
     def finish(self) -> None:
@@ -157,10 +165,11 @@ class Files(Output):
             JournalError, OSError: a file that cannot be used.
         """
         self._files = files
-        self.done = KeySet()
-        self._journal = Journal(files.journal, self.done)
+        self._done = KeySet()
+        self._met = KeySet()
+        self._journal = Journal(files.journal, self._done)
         try:
-            self._errors = Journal(files.errors, KeySet() if retry_failed else self.done)
+            self._errors = Journal(files.errors, KeySet() if retry_failed else self._done)
         except BaseException:
             self._journal.close()
             raise
@@ -173,6 +182,14 @@ class Files(Output):
         """See :class:`Output`."""
         return self._errors.records
 
+    def wants(self, key: str) -> bool:
+        """See :class:`Output`; neither what an earlier run did, nor what this one has met."""
+        self.met += 1
+        if not self._met.add(key):
+            self.repeated += 1
+            return False
+        return self._done.add(key)
+
     def write(self, key: str, captions: Sequence[Caption]) -> None:
         """See :class:`Output`."""
         self._journal.append(record(key, captions))
@@ -183,7 +200,7 @@ class Files(Output):
         self._errors.append({"image": key, "code": code, "reason": message})
         self._progress.add(failed=True)
 
-    def expect(self, total: int) -> None:
+    def expect(self, total: int | None) -> None:
         """See :class:`Output`."""
         self._progress.total = total
 
@@ -195,9 +212,13 @@ class Files(Output):
 
     def close(self) -> None:
         """See :class:`Output`."""
-        self._progress.close()
-        self._journal.close()
-        self._errors.close()
+        try:
+            self._progress.close()
+        finally:
+            try:
+                self._journal.close()
+            finally:
+                self._errors.close()
 
 
 def record(key: str, captions: Sequence[Caption]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import deque
@@ -10,6 +11,17 @@ from typing import TextIO
 _REDRAW_SECONDS = 0.2
 _PLAIN_SECONDS = 30.0
 _RATE_SECONDS = 30.0
+
+
+def offer(stream: TextIO, text: str) -> None:
+    """Write what a run can do without; where nobody takes it, or the disk is full, no more of it is shown."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # what is buffered would fail again, and when the process ends
+        os.close(nowhere)
 
 
 class Progress:
@@ -41,17 +53,15 @@ class Progress:
         """Show the line for the last time."""
         self._show(time.monotonic())
         if self._bar:
-            self._stream.write("\n")
+            offer(self._stream, "\n")
 
     def _show(self, now: float) -> None:
         self._shown = now
         text = self.line(now)
         if self._bar:
             width = shutil.get_terminal_size().columns - 1
-            self._stream.write(f"\r{text[:width]:<{width}}")
-        else:
-            self._stream.write(f"{text}\n")
-        self._stream.flush()
+            text = f"\r{text[:width]:<{width}}"
+        offer(self._stream, text if self._bar else f"{text}\n")
 
     def line(self, now: float) -> str:
         """Write the state out, as of a time of ``time.monotonic()``."""

@@ -9,13 +9,13 @@ from typing import Any
 
 from ofa_client import errors
 from ofa_client.bulk.items import Inputs, Item
-from ofa_client.bulk.keys import KeySet
+from ofa_client.bulk.outage import Suspects
 from ofa_client.bulk.output import Output
 from ofa_client.images import ImageSource
 from ofa_client.many import Awaited
 from ofa_client.sync import Captioner
 
-FATAL = (
+_FATAL = (
     errors.ServiceUnavailableError,
     errors.SilentServerError,
     errors.OverloadedError,
@@ -24,32 +24,56 @@ FATAL = (
     errors.InvalidParameterError,
     errors.InvalidRequestError,
 )
-"""What would happen to every other image as well; the image it happened to does not count as done."""
+
+_PERHAPS_THE_IMAGE = (errors.SilentServerError, errors.OverloadedError)
 
 
-def caption_items(captioner: Captioner, inputs: Inputs, output: Output, **options: Any) -> None:
+def is_fatal(error: Exception | None, captioner: Captioner, in_order: bool) -> bool:
+    """Tell what would happen to every other image as well; the image it happened to does not count as done.
+
+    A server that captioned others since it first let this image down does so with this image alone. Where the others
+    wait for this one's turn, they may have been captioned while it was first waited for.
+    """
+    if isinstance(error, _PERHAPS_THE_IMAGE):
+        since = error._first_sent if in_order else error._first_failed
+        return not captioner._captioned_since(since)
+    return isinstance(error, _FATAL)
+
+
+def caption_items(captioner: Captioner, inputs: Inputs, output: Output, outage: int, **options: Any) -> None:
     """Caption all inputs that are not done yet; ``options`` are those of ``caption_many``.
 
+    Args:
+        captioner: asks the server.
+        inputs: the images.
+        output: takes what becomes of them.
+        outage: so many failures in a row that need not be the images' own end the run; 0 takes each for its image's.
+        **options: as for ``caption_many``.
+
     Raises:
-        CaptionServiceError: one of ``FATAL``, or nonsense from the server before it captioned anything.
+        CaptionServiceError: what is fatal, or nonsense from the server before it captioned anything.
+        OutageError: network, disk or server seem to be broken.
         ImportError, ValueError, OSError: inputs that cannot be read, or output that cannot be written.
     """
     keys: dict[int, str] = {}
-    fatal: tuple[type[Exception], ...] = (*FATAL, errors.UnexpectedResponseError)
+    suspects = Suspects(output.fail, outage)
+    nonsense: tuple[type[Exception], ...] = (errors.UnexpectedResponseError,)
     images: Iterable[ImageSource] = _images(inputs, output, keys)
-    if inputs.on_standard_input:
+    if inputs.come_once:
         images = Awaited(images)
     outcomes = captioner.caption_many(images, in_order=output.in_order, **options)
     try:
         for outcome in outcomes:
             key = keys.pop(outcome.index)
             if outcome.error is None:
+                suspects.settle(outcome.index)
                 output.write(key, outcome.captions)
-                fatal = FATAL
-            elif isinstance(outcome.error, fatal):
+                nonsense = ()
+            elif is_fatal(outcome.error, captioner, output.in_order) or isinstance(outcome.error, nonsense):
                 raise outcome.error
             else:
-                output.fail(key, *_reason(outcome.error))
+                suspects.add(outcome.index, key, outcome.error)
+        suspects.settle()
     finally:
         outcomes.close()
 
@@ -57,12 +81,8 @@ def caption_items(captioner: Captioner, inputs: Inputs, output: Output, **option
 def _images(items: Iterable[Item], output: Output, keys: dict[int, str]) -> Iterator[ImageSource]:
     """Give the images that are not done, and note which key each has."""
     index = 0
-    met = KeySet()
     for item in items:
-        if not met.add(item.key):
-            output.repeated += 1
-            continue
-        if not output.done.add(item.key):
+        if not output.wants(item.key):
             continue
         keys[index] = item.key
         index += 1
@@ -81,13 +101,6 @@ class _Unreadable(io.RawIOBase):
 
     def read(self, _size: int = -1) -> bytes:
         raise self._error
-
-
-def _reason(error: Exception) -> tuple[str, str]:
-    """Say why an image has no caption: the code, and the sentence behind it."""
-    if isinstance(error, errors.CaptionServiceError):
-        return error.code, str(error).partition(": ")[2]
-    return "UNREADABLE", getattr(error, "strerror", None) or str(error)
 
 
 def count_in_background(inputs: Inputs, output: Output) -> None:

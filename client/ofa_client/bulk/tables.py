@@ -35,7 +35,7 @@ def row_groups(name: str, columns: Columns, sharded: bool) -> Iterator[Part]:
         reason = os.strerror(error.errno or errno.EIO)
         if sharded and error.errno:  # other machines may count its row groups, and number what follows by them
             raise ValueError(f"{name}: {reason}; each shard has to be able to open every table") from error
-        yield Part(partial(_nothing, name, reason))
+        yield Part(partial(_nothing, name, reason, error.errno))
         return
     wanted = [columns.image] if columns.key is None else [columns.image, columns.key]
     known = file.schema_arrow.names
@@ -78,5 +78,5 @@ def _image(column: Any, row: int) -> ImageSource:
     return value
 
 
-def _nothing(name: str, reason: str) -> Iterator[Item]:
-    yield unreadable(name, reason)
+def _nothing(name: str, reason: str, number: int | None = None) -> Iterator[Item]:
+    yield unreadable(name, reason, number)

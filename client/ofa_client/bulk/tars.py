@@ -10,17 +10,21 @@ from typing import Any
 from ofa_client.bulk.items import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES, Item, unreadable
 from ofa_client.images import ImageSource, refuse_size
 
+_REST_AT_A_TIME = 1 << 16
+
 
 class _Member(tarfile.TarInfo):
-    """A header that is damaged is not taken for the archive's end."""
+    """A header that is damaged, cut short or missing is not taken for the archive's end, which is a block of zeros."""
 
     @classmethod
     def frombuf(cls, *arguments: Any) -> tarfile.TarInfo:
         """See :class:`tarfile.TarInfo`."""
         try:
             return super().frombuf(*arguments)
-        except tarfile.InvalidHeaderError as error:
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
             raise tarfile.ReadError(str(error)) from error
+        except tarfile.EmptyHeaderError as error:
+            raise tarfile.ReadError("it ends early") from error
 
 
 def members(name: str) -> Iterator[Item]:
@@ -31,8 +35,11 @@ def members(name: str) -> Iterator[Item]:
                 archive.members = []  # it would keep every member's header
                 if member.isfile() and member.name.lower().endswith((*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES)):
                     yield Item(f"{name}/{member.name}", partial(_read, archive, member))
+            while rest := archive.fileobj.read(_REST_AT_A_TIME):
+                if rest.strip(b"\0"):
+                    raise tarfile.ReadError("there is more behind its end")
     except OSError as error:
-        yield unreadable(name, error.strerror or str(error))
+        yield unreadable(name, error.strerror or str(error), error.errno)
     except Exception as error:  # damage shows in many ways inside tarfile and the decompressors
         yield unreadable(name, f"the archive is damaged ({error})")
 

@@ -33,6 +33,7 @@ _CHANNEL_OPTIONS = [
     # A name with several addresses, such as a headless Kubernetes service, is all of them in turn.
     ("grpc.service_config", _ROUND_ROBIN),
     ("grpc.enable_retries", 0),  # ofa_client.retry knows what is safe
+    ("grpc.enable_http_proxy", 0),  # HTTP does not go by http_proxy either, which few mean for a server on loopback
 ]
 
 
