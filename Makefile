@@ -5,19 +5,24 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
-NAME ?= ofa_caption
-ENGINE ?= auto
-DEVICE ?= cpu
-PRECISION ?= fp32
-SIZE ?= tiny
-PIXELS ?= 480
-HTTP_PORT ?= 8000
-GRPC_PORT ?= 8001
-METRICS_PORT ?= 8002
+# From the command line alone: a NAME or a HOST in the environment is somebody else's (WSL and conda export those).
+NAME := ofa_caption
+ENGINE := auto
+DEVICE := cpu
+PRECISION := fp32
+SIZE := tiny
+PIXELS := 480
+HTTP_PORT := 8000
+GRPC_PORT := 8001
+METRICS_PORT := 8002
+OPTIONAL := CHECKPOINT PICTURES SHA256 PEER CONTENDERS FLAGS BASE_DIGEST TARGET HOST METRICS SERVERS TIMEOUT THRESHOLDS \
+  JUDGED WANTED
+$(foreach name,$(OPTIONAL),$(eval $(name) :=))
 
 .PHONY: help
 help: ## list the commands
@@ -25,19 +30,29 @@ help: ## list the commands
 
 # --- environment ------------------------------------------------------------------------------------------------------
 
-$(VENV)/.ready: pyproject.toml client/pyproject.toml constraints.txt requirements/development.txt scripts/environment scripts/nginx
+$(VENV)/.ready: pyproject.toml client/pyproject.toml constraints.txt requirements/development.txt scripts/environment
 	scripts/environment $(PYTHON) $(VENV)
 
 .PHONY: environment
 environment: $(VENV)/.ready ## install everything into .venv (the other commands do it by themselves)
 
+# For the tests that run the deployment's proxy.
+NGINX := $(VENV)/.nginx
+$(NGINX): scripts/nginx | $(VENV)/.ready
+	scripts/nginx $(VENV)/nginx
+	touch $@
+
 # --- the main way -----------------------------------------------------------------------------------------------------
 
 .PHONY: demo
 demo: artifacts/ofa_caption/manifest.json ## build the bundled checkpoint, serve it, caption examples/images, stop
-	PATH=$(CURDIR)/$(BIN):$$PATH scripts/demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
 
-artifacts/ofa_caption/manifest.json: $(VENV)/.ready $(wildcard checkpoints/emoji/*)
+# What an artifact is made by: benchmarks/builds.py has the same.
+BUILDER := $(wildcard $(addprefix build/ofa_build/,*.py *.jpg checkpoint/*.py commands/*.py export/*.py model/*.py) \
+  $(addprefix model_repository/*/,config.pbtxt 1/model.py) $(addprefix serving/ofa_serving/,*.py engines/*.py))
+
+artifacts/ofa_caption/manifest.json: $(VENV)/.ready $(BUILDER) $(wildcard checkpoints/emoji/*)
 	$(BIN)/ofa-build build checkpoints/emoji
 
 .PHONY: build
@@ -53,7 +68,7 @@ serve: $(VENV)/.ready ## NAME=name [HTTP_PORT= GRPC_PORT= METRICS_PORT=]: serve 
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/.ready ## every test
+test: $(VENV)/.ready $(NGINX) ## every test but those that are listed with commands of their own
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest
@@ -64,23 +79,21 @@ parity: $(VENV)/.ready ## compare with ModelScope's own pipeline, live, in an en
 
 .PHONY: bench
 bench: $(VENV)/.ready ## SIZE=tiny [PIXELS=480] [PEER=modelscope] [CONTENDERS="engine:precision ..."] [FLAGS=]: speed, to benchmarks/results
-	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(if $(PEER),scripts/modelscope-environment .venv-modelscope)
 	$(BIN)/python -m benchmarks.run --size $(SIZE) --image-size $(PIXELS) \
 	  $(if $(CONTENDERS),--contenders $(CONTENDERS)) --work .cache/bench $(if $(PEER),--peer .venv-modelscope/bin/python) $(FLAGS)
 
 .PHONY: gpu-bench
 gpu-bench: ## [SIZE=tiny PIXELS=480 PEER=modelscope WHEELS=folder]: on a machine with a GPU, its tests and its whole benchmark
-	SIZE=$(SIZE) PIXELS=$(PIXELS) PEER=$(PEER) PYTHON=$(PYTHON) scripts/gpu-bench
+	SIZE=$(SIZE) PIXELS=$(PIXELS) PEER=$(PEER) scripts/gpu-bench
 
 .PHONY: checkpoint
 checkpoint: $(VENV)/.ready ## grow the bundled checkpoint and make its table, in .cache/checkpoint (about two hours on 2 quiet cores)
-	$(BIN)/pip install -q -c constraints.txt -e '.[scenes]'
 	scripts/checkpoint
 
 # --- TensorRT, in NVIDIA's container ----------------------------------------------------------------------------------
 
-TRITON_IMAGE ?= nvcr.io/nvidia/tritonserver:26.06-py3
+TRITON_IMAGE := nvcr.io/nvidia/tritonserver:26.06-py3
 
 .PHONY: plans
 plans: ## CHECKPOINT=directory NAME=name BASE_DIGEST=sha256:... [PRECISION=fp16]: TensorRT plans for this machine's GPU, with Docker
@@ -93,7 +106,7 @@ plans: ## CHECKPOINT=directory NAME=name BASE_DIGEST=sha256:... [PRECISION=fp16]
 	  -t ofa-triton-plans -f deploy/Dockerfile .
 	mkdir -p artifacts
 	docker run --rm --gpus 1 --user "$$(id -u):$$(id -g)" \
-	  --mount "type=bind,source=$(abspath $(CHECKPOINT)),target=/checkpoint,readonly" \
+	  --mount "type=bind,source=$$(realpath "$(CHECKPOINT)"),target=/checkpoint,readonly" \
 	  --mount "type=bind,source=$(CURDIR)/artifacts,target=/artifacts" ofa-triton-plans \
 	  build /checkpoint --name "$(NAME)" --artifacts /artifacts --engine tensorrt --device gpu --precision "$(PRECISION)"
 
@@ -103,15 +116,15 @@ clean: ## remove what was built, not the environment
 
 # --- load tests and deployment ----------------------------------------------------------------------------------------
 
-RATE ?= 8
-SECONDS_A_STEP ?= 20
-SHAPE ?= steps
-WORKERS ?= 1
+RATE := 8
+SECONDS_A_STEP := 20
+SHAPE := steps
+WORKERS := 1
 # What they load unless told otherwise is built first.
 BUNDLED := $(if $(filter ofa_caption,$(NAME)),artifacts/ofa_caption/manifest.json)
 LOAD := --model $(NAME) --shape $(SHAPE) --rate $(RATE) --seconds $(SECONDS_A_STEP) --workers $(WORKERS) \
   $(if $(HOST),--url $(HOST)) $(if $(METRICS),--metrics-url $(METRICS)) $(if $(SERVERS),--servers $(SERVERS)) \
-  $(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(THRESHOLDS),--thresholds $(THRESHOLDS)) $(if $(JUDGED),--judged $(JUDGED))
+  $(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(THRESHOLDS),--thresholds "$(THRESHOLDS)") $(if $(JUDGED),--judged $(JUDGED))
 
 .PHONY: loadtest
 loadtest: $(VENV)/.ready $(if $(HOST),,$(BUNDLED)) ## [HOST=grpc://host:port METRICS=url SERVERS=] [SHAPE= RATE= SECONDS_A_STEP= WORKERS= THRESHOLDS= JUDGED=]: load, judge, report
@@ -132,17 +145,16 @@ observability: $(VENV)/.ready $(BUNDLED) ## NAME=name: what metrics, logs and tr
 
 .PHONY: bench-ways
 bench-ways: $(VENV)/.ready $(BUNDLED) ## [NAME=name CHECKPOINT=directory]: what other ways to serve the same captions cost, to benchmarks/results
-	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.ways $(NAME) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
 .PHONY: scaling
 scaling: $(VENV)/.ready $(BUNDLED) ## NAME=name: measure a server, replay a day over many of them with the chart's autoscaling, plot
 	$(BIN)/python -m loadtest.scaling --serve $(NAME)
 
-RUNS ?= 10
+RUNS := 10
 
 .PHONY: replicas
-replicas: $(VENV)/.ready ## [RUNS=10]: spread, replacement and loss of servers behind the proxy under load, again and again
+replicas: $(VENV)/.ready $(NGINX) ## [RUNS=10]: spread, replacement and loss of servers behind the proxy under load, again and again
 	for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; $(BIN)/pytest -q tests/replicas || exit; done
 
 .PHONY: image
@@ -157,7 +169,7 @@ image: ## TARGET=cpu|gpu|plans BASE_DIGEST=sha256:...: a container image, with D
 	touch $@
 
 .PHONY: check-deploy
-check-deploy: $(VENV)/.ready .venv-checkov/.ready ## every check of deploy/, with checkov (and nginx and Prometheus if installed)
+check-deploy: $(VENV)/.ready $(NGINX) .venv-checkov/.ready ## every check of deploy/, with checkov (and Prometheus if installed)
 	$(BIN)/pytest tests/deploy
 
 # --- reliability: checks that take minutes; docs/reliability.md has their figures -------------------------------------
@@ -169,13 +181,13 @@ overload: $(VENV)/.ready ## 4,000 requests at 400 concurrent, and the memory a m
 	mkdir -p .cache && $(LONG)=.cache/overload.xml tests/faults/test_overload.py
 
 .PHONY: fuzz
-fuzz: $(VENV)/.ready ## 10,000 mutated images, HTTP and gRPC requests each (10 minutes)
+fuzz: $(VENV)/.ready $(NGINX) ## 10,000 mutated images, HTTP and gRPC requests each (10 minutes)
 	mkdir -p .cache && $(LONG)=.cache/fuzz.xml tests/faults/test_fuzz.py
 
-SOAK_SECONDS ?= 3600
+SOAK_SECONDS := 3600
 
 .PHONY: soak
-soak: $(VENV)/.ready ## [SOAK_SECONDS=3600]: mixed load with kills, hangs and slow clients; memory against a leaking control
+soak: $(VENV)/.ready $(NGINX) ## [SOAK_SECONDS=3600]: mixed load with kills, hangs and slow clients; memory against a leaking control
 	mkdir -p .cache && SOAK_SECONDS=$(SOAK_SECONDS) $(LONG)=.cache/soak.xml tests/faults/test_soak.py
 
 # --- supply chain -----------------------------------------------------------------------------------------------------
@@ -200,12 +212,14 @@ client-api: $(VENV)/.ready ## write docs/client-api.md from the client's docstri
 
 .PHONY: test-pythons
 test-pythons: $(VENV)/.ready ## the client's tests under each installed Python from 3.9 to 3.13, oldest and newest libraries (minutes)
-	mkdir -p .cache && PATH=$(CURDIR)/$(BIN):$$PATH scripts/client-pythons .cache/pythons
+	mkdir -p .cache && PATH="$(CURDIR)/$(BIN):$$PATH" scripts/client-pythons .cache/pythons
 
-# Ray wants a newer numpy than the server, and the page an older pillow: each has an environment of its own.
+# Ray wants a newer numpy than the server, and the page an older pillow: each has an environment of its own. hatchling is
+# what the client is installed with.
 .venv-ray/.ready: client/pyproject.toml
 	$(PYTHON) -m venv .venv-ray
-	.venv-ray/bin/pip install -q -e 'client[ray]' ray==2.60.0 pyarrow==26.0.1 webdataset==1.0.2 tritonclient==2.73.0 pytest==9.2.0
+	.venv-ray/bin/pip install -q -c constraints.txt hatchling editables
+	.venv-ray/bin/pip install -q --no-build-isolation -e 'client[ray]' ray==2.60.0 pyarrow==26.0.1 webdataset==1.0.2 tritonclient==2.73.0 pytest==9.2.0
 	touch $@
 
 .PHONY: test-ray
@@ -214,7 +228,8 @@ test-ray: $(VENV)/.ready .venv-ray/.ready ## caption data sets on a local Ray ov
 
 .venv-page/.ready: client/pyproject.toml
 	$(PYTHON) -m venv .venv-page
-	.venv-page/bin/pip install -q -e 'client[page]' gradio==6.31.0 tritonclient==2.73.0 playwright==1.65.2 pytest==9.2.0
+	.venv-page/bin/pip install -q -c constraints.txt hatchling editables
+	.venv-page/bin/pip install -q --no-build-isolation -e 'client[page]' gradio==6.31.0 tritonclient==2.73.0 playwright==1.65.2 pytest==9.2.0
 	touch $@
 
 .PHONY: page
@@ -223,4 +238,4 @@ page: .venv-page/.ready ## [OFA_URL=grpc://host:port]: a web page to try a runni
 
 .PHONY: test-page
 test-page: .venv-page/.ready artifacts/ofa_caption/manifest.json ## use the page in Debian's Chromium, over the bundled checkpoint
-	PATH=$(CURDIR)/$(BIN):$$PATH scripts/with-server ofa_caption .venv-page/bin/pytest tests/page --confcutdir=tests/page
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/with-server ofa_caption .venv-page/bin/pytest tests/page --confcutdir=tests/page

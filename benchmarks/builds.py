@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ofa_build
+import ofa_serving
+from ofa_build import repository
 from ofa_build.artifact import build_artifact
 from ofa_build.checkpoint import load_checkpoint
 from ofa_build.repository import Serving
 
-_BUILDER = Path(ofa_build.__file__).parent
-_EXPORTER = [source for part in ("", "checkpoint", "export", "model") for source in (_BUILDER / part).glob("*.py")]
+_MADE_BY = {
+    Path(ofa_build.__file__).parent: ("*.py", "*.jpg", "checkpoint/*.py", "commands/*.py", "export/*.py", "model/*.py"),
+    Path(ofa_serving.__file__).parent: ("*.py", "engines/*.py"),
+    repository.SOURCES: ("*/config.pbtxt", "*/1/model.py"),
+}
+SOURCES = [file for folder, patterns in _MADE_BY.items() for pattern in patterns for file in folder.glob(pattern)]
+"""What an artifact is made by, beside its checkpoint: the Makefile has the same."""
 
 
 def built(name: str, artifacts: Path, checkpoint: Path, serving: Serving, pictures: Sequence[bytes]) -> Path:
@@ -25,7 +32,7 @@ def built(name: str, artifacts: Path, checkpoint: Path, serving: Serving, pictur
         pictures: for int8.
     """
     manifest = artifacts / name / "manifest.json"
-    if not is_newer(manifest, [*checkpoint.iterdir(), *_EXPORTER]):
+    if not is_newer(manifest, [*checkpoint.iterdir(), *SOURCES]):
         build_artifact(load_checkpoint(str(checkpoint)), checkpoint.name, name, artifacts, serving, pictures)
     return manifest.with_name("model_repository")
 

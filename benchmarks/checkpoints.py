@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from ofa_build.checkpoint import PipelineSettings, save_checkpoint
 from ofa_build.model import OFA, OFAConfig
+from ofa_build.replacing import replacing
 
 SIZES = {
     "tiny": {"d_model": 256, "heads": 4, "layers": (4, 4), "resnet_type": "resnet50"},
@@ -55,7 +56,9 @@ def write_random(size: str, folder: Path, image_size: int = 480, seed: int = 0) 
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     settings = PipelineSettings(patch_image_size=image_size)
-    save_checkpoint(folder, config, model.state_dict(), settings, _vocabulary())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(folder) as whole:  # what an interruption leaves is not taken for an existing one
+        save_checkpoint(whole, config, model.state_dict(), settings, _vocabulary())
     return folder
 
 

@@ -23,6 +23,7 @@ from ofa_client import AsyncCaptioner, Captioner
 from tritonclient.grpc.aio import InferenceServerClient
 
 from benchmarks.machine import describe
+from loadtest.loops import turns
 
 CONCURRENCY = 16
 URL = os.environ["OFA_URL"]
@@ -89,8 +90,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in WAYS}
     rate(bare, images)
     for turn in range(flags.turns):
-        names = list(WAYS)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:  # who begins differs
+        for name in turns(list(WAYS), turn):
             rates[name].append(rate(WAYS[name], images))
     report = _report(flags, rates)
     sys.stdout.write(report)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import datetime
 import logging
+import random
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from ofa_client import AsyncCaptioner
@@ -37,6 +39,8 @@ WARM_UP = 5
 NOTHING = "nothing"
 METRICS = ("--request-log=none",)
 LOGS = ("--log-format=json", "--request-log=all")
+
+One = TypeVar("One")
 
 logger = logging.getLogger("benchmarks.observability")
 
@@ -91,7 +95,7 @@ def uncounted(repository: Path, names: Names) -> None:
 
 
 async def _measure(flags: argparse.Namespace, servers: dict[str, Served]) -> dict[str, list[float]]:
-    """The seconds of each server's captions, turn by turn; every server begins as often as the others."""
+    """The seconds of each server's captions, turn by turn."""
     images = [case.image for case in default_mix() if case.expected == OK and not case.options]
     seconds: dict[str, list[float]] = {what: [] for what in servers}
     async with contextlib.AsyncExitStack() as stack:
@@ -99,13 +103,19 @@ async def _measure(flags: argparse.Namespace, servers: dict[str, Served]) -> dic
             (what, await stack.enter_async_context(AsyncCaptioner(server.grpc, model=flags.name, retry=None)))
             for what, server in servers.items()
         ]
-        for number in range(flags.turns + WARM_UP):
-            first = number % len(captioners)
-            for what, captioner in captioners[first:] + captioners[:first]:
+        for number, turn in enumerate(_turns(captioners, flags.turns + WARM_UP)):
+            for what, captioner in turn:
                 started = time.monotonic()
                 await captioner.caption(images[number % len(images)])
                 seconds[what].append(time.monotonic() - started)
     return {what: column[WARM_UP:] for what, column in seconds.items()}
+
+
+def _turns(servers: Sequence[One], count: int) -> Iterator[list[One]]:
+    """All of them, in an order of each turn's own: in rotation each would always follow the same one and its traces."""
+    chance = random.Random(0)
+    for _ in range(count):
+        yield chance.sample(servers, len(servers))
 
 
 @contextlib.contextmanager
@@ -163,8 +173,9 @@ def _report(flags: argparse.Namespace, seconds: dict[str, list[float]]) -> str:
             "# What observability costs",
             "",
             f"`{flags.name}` on {machine()}; {datetime.date.today().isoformat()}; `make observability`: the servers",
-            f"caption the same images in turns, {flags.turns} each, one at a time over gRPC, end to end. Metrics are",
-            f"scraped every {SCRAPE_SECONDS} s. The interval holds 95 % of the ratios of bootstrapped medians.",
+            f"caption the same images in {flags.turns} turns, each in an order of its own, one at a time over gRPC,",
+            f"end to end. Metrics are scraped every {SCRAPE_SECONDS} s. The interval holds 95 % of the ratios of",
+            "bootstrapped medians.",
             "",
             "| told | median ms | cost | interval |",
             "|---|---|---|---|",
@@ -176,8 +187,8 @@ def _report(flags: argparse.Namespace, seconds: dict[str, list[float]]) -> str:
 
 def _cost(values: Sequence[float], base: Sequence[float], draws: int = 1000) -> tuple[float, float, float]:
     """The ratio of medians less 1, and what 95 % of it lies between if turns are drawn anew."""
-    pairs, random = np.array([values, base]), np.random.default_rng(0)
-    drawn = np.median(pairs[:, random.integers(0, pairs.shape[1], (draws, pairs.shape[1]))], axis=2)
+    pairs, chance = np.array([values, base]), np.random.default_rng(0)
+    drawn = np.median(pairs[:, chance.integers(0, pairs.shape[1], (draws, pairs.shape[1]))], axis=2)
     low, high = np.percentile(drawn[0] / drawn[1], (2.5, 97.5))
     return float(np.median(values) / np.median(base) - 1), float(low - 1), float(high - 1)
 

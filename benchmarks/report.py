@@ -38,16 +38,13 @@ def _lines(results: dict, name: str) -> Iterable[str]:
         f"{rate:.0f} GFLOP/s in {precision}, so that they take {floor_ms(results, precision):.3g} ms"
         for precision, rate in results["ceiling_gflops"].items()
     )
-    yield (
-        f"One caption is {results['gflop_a_caption']} GFLOP. Matrix products run at {'; at '.join(rates)}. "
-        "Medians; contenders took turns."
-    )
+    yield f"One caption is {results['gflop_a_caption']} GFLOP. Matrix products run at {'; at '.join(rates)}."
     for contender, figures in results["contenders"].items():
         if figures["versions"]:
             versions = ", ".join(f"{package} {version}" for package, version in figures["versions"].items())
             yield f"{contender} ran on {versions}."
-    for title, table in _TABLES.items():
-        yield from ("", f"## {title}", "", *table(results))
+    for title, (way, table) in _TABLES.items():
+        yield from ("", f"## {title}", "", way, "", *table(results))
     for plot in ("stages", "floor", "load"):
         yield from ("", f"![{plot}]({name}-{plot}.png)")
 
@@ -132,8 +129,14 @@ def _short(figure: float) -> str:
 _WHERE = {"cpu": "", "gpu": ", on a GPU", "host": ", a GPU's engines on the host: not a measurement of them"}
 
 _TABLES = {
-    "JPEG bytes in, caption out": _comparison,
-    "Servers": _servers,
-    "Load": _load,
-    "Engines alone": _engines,
+    "JPEG bytes in, caption out": (
+        "In turns: medians of rounds in which everybody was measured, another one first in each.",
+        _comparison,
+    ),
+    "Servers": (
+        "In one pass after that, one server after the other while all were up; medians of the images.",
+        _servers,
+    ),
+    "Load": ("In one pass after that, one server after the other while all were up.", _load),
+    "Engines alone": ("In one pass, one engine after the other when the servers had stopped; medians.", _engines),
 }

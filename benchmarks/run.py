@@ -19,6 +19,7 @@ import numpy as np
 from ofa_client import CaptionServiceError
 from ofa_serving.contract import STAGES
 
+from loadtest.loops import turns
 from loadtest.servers import leave_in_order
 
 from .arithmetic import gflop_a_caption
@@ -146,9 +147,9 @@ def _requests(contender: Contender, images: list[Path], repeats: int) -> list[Pa
 
 
 def _round(contenders: list[Contender], images: list[Path], repeats: int, number: int, device: str) -> dict:
-    """Everybody once, in turn, and the machine's ceiling."""
+    """Everybody once, another one first in every round, and the machine's ceiling."""
     figures: dict = {"ceilings": ceilings(device)}
-    for contender in contenders:
+    for contender in turns(contenders, number):
         latency = _measured(lambda: statistics.median(contender.latency(images[: len(images) // 2])))  # noqa: B023
         throughput = _measured(lambda: contender.throughput(_requests(contender, images, repeats)))  # noqa: B023
         figures[contender.name] = (latency, throughput)

@@ -5,6 +5,7 @@ Only :mod:`benchmarks.observability` serves so, to have something to compare wit
 
 from ofa_serving.metrics import EntryMetrics, ImageMetrics
 from ofa_serving.models.publishing import Publisher
+from ofa_serving.models.triton import Gauge
 from ofa_serving.telemetry.requests import RequestLog
 
 
@@ -15,6 +16,7 @@ def _nothing(*_arguments: object, **_more: object) -> None:
 for _owner, _names in (
     (EntryMetrics, ("answered", "staged", "stuck")),
     (ImageMetrics, ("received",)),
+    (Gauge, ("set",)),
     (Publisher, ("_publish", "_run")),
     (RequestLog, ("answered", "stage")),
 ):

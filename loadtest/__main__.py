@@ -15,31 +15,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from loadtest.errors import LoadError
 from loadtest.knee import conclusion, knee
 from loadtest.mix import OK, default_mix
 from loadtest.plan import LEFTOVERS, Plan
 from loadtest.report import Findings, write_report
 from loadtest.scraping import Scraper
-from loadtest.servers import ServerError, leave_in_order, served
+from loadtest.servers import ServerError, leave_in_order, served, tied
 from loadtest.shapes import steps_of
 from loadtest.summary import Summary, failures, judge, read_results, summarise
+from loadtest.thresholds import read_thresholds
 
 HERE = Path(__file__).parent
 
 logger = logging.getLogger("loadtest")
 
 
-class LoadError(Exception):
-    """The load could not be made; says why."""
-
-
 def main() -> int:
     """Runs Locust without its page, then judges and reports.
 
     Returns:
-        0 if the thresholds hold, 1 if not, 2 if the load could not be made.
+        0 if the thresholds hold or nothing was to be judged, 1 if not, 2 if the load could not be made.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     leave_in_order()
@@ -90,13 +86,13 @@ def _thresholds(flags: argparse.Namespace) -> dict[str, Any]:
     """Those of the file, and up to which rate they are judged.
 
     Raises:
-        LoadError: no step is as low as that.
+        LoadError: they are none, or no step is as low as that; who wants a number of servers asks for no verdict.
     """
-    found = yaml.safe_load(flags.thresholds.read_text())
+    found = read_thresholds(flags.thresholds)
     own = found["rate"] if flags.shape == "steps" else flags.rate
     found["rate"] = flags.judged or own
     lowest = min(step.rate for step in steps_of(flags.shape, flags.rate, flags.seconds))
-    if lowest > found["rate"]:
+    if lowest > found["rate"] and not flags.wanted_rate:
         raise LoadError(
             f"the lowest step has {lowest:g} requests/s, and only up to {found['rate']:g} is judged: "
             "raise --judged (JUDGED=), or lower --rate (RATE=)"
@@ -145,7 +141,7 @@ def _make_load(plan: Plan, out: Path) -> float:
 @contextlib.contextmanager
 def _group(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen]:
     """Locust, its workers and their senders, of which none outlives the context: the master does not wait for them."""
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = subprocess.Popen(tied(command), env=environment, start_new_session=True)
     try:
         yield process
     finally:
@@ -169,6 +165,8 @@ def _report(flags: argparse.Namespace, plan: Plan, thresholds: Mapping[str, Any]
     limit = knee(summaries, most_lag)
     text = conclusion(summaries, limit, most_lag, flags.servers, flags.wanted_rate)
     shape = f"{plan.shape}, {plan.rate:g} requests/s, {plan.seconds:g} s"
+    if not any(summary.asked <= thresholds["rate"] for summary in summaries):
+        text += f" Nothing was judged: only up to {thresholds['rate']:g} requests/s is."
     findings = Findings(plan.url, shape, summaries, judge(thresholds, summaries), found, limit, text)
     write_report(flags.out / "report.html", findings)
     for summary in summaries:
@@ -179,13 +177,15 @@ def _report(flags: argparse.Namespace, plan: Plan, thresholds: Mapping[str, Any]
             summary.answered_per_second,
             summary.p50_seconds,
             summary.p99_seconds,
-            "batches not measured" if summary.rows_a_step is None else f"{summary.rows_a_step:.1f} rows a step",
+            "batches not measured"
+            if summary.captions_a_step is None
+            else f"{summary.captions_a_step:.2f} captions a step",
             summary.wrong_share * 100,
         )
     logger.info("%s", text)
     for line in found:
         logger.error("failed: %s", line)
-    logger.info("%s: %s", "failed" if found else "passed", flags.out / "report.html")
+    logger.info("%s: %s", findings.verdict, flags.out / "report.html")
     return 1 if found else 0
 
 

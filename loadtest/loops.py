@@ -8,9 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from ofa_client import AsyncCaptioner, CaptionServiceError
+
+One = TypeVar("One")
 
 _PAUSE_SECONDS = 0.1
 """After a refusal that names no time: a server that refuses at once would otherwise be kept busy with refusing."""
@@ -40,6 +43,12 @@ class Outcome:
     def latency(self, percent: float) -> float | None:
         """A percentile of the latencies; None without any."""
         return float(np.percentile(self.latencies, percent)) if self.latencies else None
+
+
+def turns(contenders: Sequence[One], number: int) -> list[One]:
+    """Everybody once, another one first in every round: the machine that the first one finds is nobody's alone."""
+    begin = number % len(contenders)
+    return [*contenders[begin:], *contenders[:begin]]
 
 
 async def closed_loop(captioner: AsyncCaptioner, images: Sequence[bytes], in_flight: int, seconds: float) -> Outcome:

@@ -47,7 +47,7 @@ def plots(summaries: Sequence[Summary], knee: Knee | None) -> str:
         latency.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         latency.yaxis.set_minor_formatter("{x:g}")
         for name, colour, label in (
-            ("rows_a_step", BLUE, "hypotheses a decoder step"),
+            ("captions_a_step", BLUE, "captions a decoder step"),
             ("images_a_run", ORANGE, "images an encoder run"),
         ):
             measured = [(s.rate, value) for s in summaries if (value := getattr(s, name)) is not None]

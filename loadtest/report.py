@@ -25,7 +25,7 @@ _COLUMNS = {
     "p99": lambda s: _seconds(s.p99_seconds),
     "wrong": lambda s: f"{s.wrong_share:.2%}",
     "rejected": lambda s: f"{s.rejected_share:.2%}",
-    "rows/step": lambda s: _figure(s.rows_a_step, ".1f", "-"),
+    "captions/step": lambda s: _figure(s.captions_a_step, ".2f", "-"),
     "images/encoder run": lambda s: _figure(s.images_a_run, ".2f", "-"),
     "generator late, p99": lambda s: _seconds(s.generator_lag_p99_seconds),
 }
@@ -53,13 +53,20 @@ class Findings:
     knee: Knee | None
     text: str
 
+    @property
+    def verdict(self) -> str:
+        """In a word or two."""
+        if self.failures:
+            return "failed"
+        return "passed" if any(one.holds for one in self.judgements) else "not judged"
+
 
 def write_report(path: Path, findings: Findings) -> None:
     """Writes the page to ``path``."""
-    summaries, verdict = findings.summaries, "failed" if findings.failures else "passed"
+    summaries = findings.summaries
     requests = sum(summary.requests for summary in summaries)
     page = _PAGE.substitute(
-        verdict=verdict,
+        verdict=findings.verdict,
         url=html.escape(findings.url),
         about=html.escape(f"{findings.shape}; {requests} requests; loaded from {machine()}; {_now()}"),
         text=html.escape(findings.text),

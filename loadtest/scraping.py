@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
+import http.client
 import re
 import threading
 import time
@@ -10,15 +12,23 @@ import urllib.request
 from collections import defaultdict
 from itertools import pairwise
 
+from loadtest.errors import LoadError
+
 _SAMPLE = re.compile(r"^(ofa_\w+|nv_inference_(?:exec_)?count){([^}]*)} (\S+)$", re.MULTILINE)
 _STAGE = re.compile(r'stage="(\w+)"')
 _OF_THE_ENCODER = "_encoder"
 _GROW = ("_total", "_count", "_sum", "_bucket")
 _SECONDS = 1.0
+_FIRST_SECONDS = 10.0
+_NO_ANSWER = (OSError, ValueError, http.client.HTTPException)
+"""What asking for a URL raises if it is none, is not reached, or answers with something else than text over HTTP."""
 
 
 class Scraper:
-    """Asks the metrics endpoint in a thread, from entering the context until leaving it; None asks nobody."""
+    """Asks the metrics endpoint in a thread, from entering the context until leaving it; None asks nobody.
+
+    Entering raises :class:`LoadError` if the endpoint has no counters: a wrong one would be told after the load.
+    """
 
     def __init__(self, url: str | None) -> None:
         self._url = url
@@ -28,6 +38,13 @@ class Scraper:
         self._thread = threading.Thread(target=self._run, name="scraper", daemon=True)
 
     def __enter__(self) -> Scraper:
+        if self._url:
+            try:
+                self._ask(_FIRST_SECONDS)
+            except _NO_ANSWER as error:
+                raise LoadError(f"no counters at {self._url}: {error}") from error
+            if not self._samples[0]:
+                raise LoadError(f"no counters at {self._url}: its answer has none of a captioning server's")
         self._thread.start()
         return self
 
@@ -38,7 +55,7 @@ class Scraper:
     def growth(self, begin: float, end: float) -> dict[str, float]:
         """By how much each counter grew between two monotonic times.
 
-        Empty if the endpoint was not reached, or a counter shrank: the server began anew, or several answer by turns.
+        Empty without an endpoint, or if a counter shrank: the server began anew, or several answer by turns.
         """
         if not self._times:
             return {}
@@ -50,13 +67,14 @@ class Scraper:
 
     def _run(self) -> None:
         while self._url and not self._ended.wait(_SECONDS):
-            try:
-                with urllib.request.urlopen(self._url, timeout=_SECONDS) as answer:
-                    text = answer.read().decode()
-            except OSError:
-                continue
-            self._times.append(time.monotonic())
-            self._samples.append(sums(text))
+            with contextlib.suppress(*_NO_ANSWER):
+                self._ask(_SECONDS)
+
+    def _ask(self, timeout: float) -> None:
+        with urllib.request.urlopen(self._url, timeout=timeout) as answer:
+            text = answer.read().decode()
+        self._times.append(time.monotonic())
+        self._samples.append(sums(text))
 
 
 def _counters(sample: dict[str, float]) -> list[tuple[str, float]]:

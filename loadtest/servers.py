@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ofa_serving.cores import usable_cores
+from ofa_serving.launcher import tether
 
 QUIET = ("--canary-interval=3600",)
 """For measurements: no captions but those that are measured."""
@@ -37,16 +39,29 @@ class Served:
 
 
 def leave_in_order() -> None:
-    """Has SIGTERM end this process as an exception does, so that it stops the servers it started.
+    """Has SIGTERM, and a terminal that is closed, end this process as an exception does: it stops what it started.
 
     For the beginning of each command; a second signal does not disturb the first one's work.
     """
+    signals = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup has it go on without its terminal
+        signals.append(signal.SIGHUP)
 
     def leave(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
+    for each in signals:
+        signal.signal(each, leave)
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """The command, which the kernel terminates when this process dies, however that is: it clears up nothing then.
+
+    For the main thread alone, whose end is what the kernel notices.
+    """
+    return [sys.executable, tether.__file__, str(os.getpid()), *command]
 
 
 @contextlib.contextmanager
@@ -60,7 +75,7 @@ def served(name: str, artifacts: Path = Path("artifacts"), flags: Sequence[str] 
     command = [sys.executable, "-m", "ofa_serving.launcher", name, f"--artifacts={artifacts}", *ports, *flags]
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(tied(command), stdout=subprocess.PIPE, stderr=log, text=True)
         try:
             words = process.stdout.readline().split()
             if not words:

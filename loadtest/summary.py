@@ -55,7 +55,7 @@ class Summary:
     p95_seconds: float
     p99_seconds: float
     generator_lag_p99_seconds: float
-    rows_a_step: float | None
+    captions_a_step: float | None
     images_a_run: float | None
     stage_seconds: Mapping[str, float]
 
@@ -86,27 +86,26 @@ def summarise(step: Step, begin: float, results: Sequence[Result], counters: Map
     right = [result for result in own if result.right]
     seconds = [result.seconds for result in right if result.code == OK]
     p50, p95, p99 = np.percentile(seconds, (50, 95, 99)) if seconds else (float("inf"),) * 3
-    # Answers count in the time they took: a backlog that is worked off after the step is not throughput. What a request
-    # of its kind takes at best is no backlog.
+    # Answers count that came within the step: a backlog that is worked off after it is not throughput. What a request
+    # of its kind takes at best is no backlog, and neither is a single one that comes late.
     fastest = _fastest(results)
-    done = [result.due + result.seconds - fastest[result.name] - begin - step.start for result in right]
-    window = max([step.seconds, *done])
-    offered = len(own) / step.seconds
+    late = sum(result.due + result.seconds - fastest[result.name] >= begin + step.end for result in right)
+    answered = len(right) - (late if late > 1 else 0)
     return Summary(
         asked=step.rate,
-        rate=round(offered, 2),
+        rate=round(len(own) / step.seconds, 2),
         requests=len(own),
         seconds=step.seconds,
         wrong_share=_share(own, lambda result: not result.right),
         rejected_share=_share(own, lambda result: result.code in ("OVERLOADED", CALLER_LIMIT)),
         limited_share=_share(own, lambda result: result.code == CALLER_LIMIT),
-        answered_per_second=len(right) / window,
-        answered_ratio=len(right) / window / offered if offered else 0.0,
+        answered_per_second=answered / step.seconds,
+        answered_ratio=answered / len(own) if own else 0.0,
         p50_seconds=float(p50),
         p95_seconds=float(p95),
         p99_seconds=float(p99),
         generator_lag_p99_seconds=float(np.percentile([result.lag for result in own], 99)) if own else 0.0,
-        rows_a_step=_ratio(counters, "ofa_search_rows_total", "ofa_search_steps_total"),
+        captions_a_step=_ratio(counters, "ofa_search_tokens_total", "ofa_search_steps_total"),
         images_a_run=_ratio(counters, "nv_inference_count", "nv_inference_exec_count"),
         stage_seconds={
             name.removeprefix("stage "): value / counters["ofa_stage_duration_seconds_count"]

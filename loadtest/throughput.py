@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ofa_client import AsyncCaptioner
 
-from loadtest.loops import Outcome, closed_loop, open_loop
+from loadtest.loops import Outcome, closed_loop, open_loop, turns
 from loadtest.mix import OK, default_mix
 from loadtest.servers import QUIET, Served, leave_in_order, machine, served
 from loadtest.variants import variant, without_dynamic_batching, without_inflight_batching
@@ -69,7 +69,7 @@ class SetUp:
 
     def lag(self) -> float:
         """The latest that a request was sent after it was due, in seconds."""
-        return max(max(outcome.lags) for outcome in self.open)
+        return max((lag for outcome in self.open for lag in outcome.lags), default=0.0)
 
 
 def main() -> int:
@@ -129,10 +129,11 @@ async def _measure(flags: argparse.Namespace, set_ups: list[SetUp], real: int) -
             for set_up in set_ups
         ]
         for number in range(flags.rounds):
-            for set_up, captioner in zip(set_ups, captioners, strict=True):
+            in_turn = turns(list(zip(set_ups, captioners, strict=True)), number)
+            for set_up, captioner in in_turn:
                 set_up.saturated.append(await closed_loop(captioner, images, IN_FLIGHT, flags.seconds))
             rate = LATENCY_SHARE * min(set_up.throughput for set_up in set_ups[:real])
-            for set_up, captioner in zip(set_ups, captioners, strict=True):
+            for set_up, captioner in in_turn if rate else ():
                 set_up.open.append(await open_loop(captioner, images, rate, flags.seconds, seed=number))
 
 
@@ -140,7 +141,7 @@ def _table(flags: argparse.Namespace, set_ups: Sequence[SetUp], nothing: Sequenc
     base = set_ups[0].throughput
     rate = LATENCY_SHARE * min(set_up.throughput for set_up in set_ups)
     rows = [
-        f"| {set_up.name} | {set_up.throughput:.1f} | {set_up.range} | {set_up.throughput / base:.2f} "
+        f"| {set_up.name} | {set_up.throughput:.1f} | {set_up.range} | {_ratio(set_up.throughput, base)} "
         f"| {set_up.latency(50)} | {set_up.latency(99)} | {set_up.refused} |"
         for set_up in set_ups
     ]
@@ -154,8 +155,9 @@ def _table(flags: argparse.Namespace, set_ups: Sequence[SetUp], nothing: Sequenc
             "# Throughput",
             "",
             f"`{flags.name}` on {machine()}, servers and load generator together; {datetime.date.today().isoformat()}.",
-            f"`make throughput`: {flags.rounds} rounds in turn, {flags.seconds:g} s each, medians. Throughput with",
-            f"{IN_FLIGHT} requests in flight; latencies in an open loop of about {rate:.1f} requests/s",
+            f"`make throughput`: medians of {flags.rounds} rounds, {flags.seconds:g} s each, in which all take turns,",
+            "the generator alone too: first in throughput, then in latency; in each another one begins. Throughput",
+            f"with {IN_FLIGHT} requests in flight; latencies in an open loop of about {rate:.1f} requests/s",
             f"({LATENCY_SHARE:.0%} of the slowest), from when a request was due.",
             "",
             "| set-up | captions/s | rounds | of the first | p50 s | p99 s | refused |",
@@ -168,6 +170,10 @@ def _table(flags: argparse.Namespace, set_ups: Sequence[SetUp], nothing: Sequenc
             "",
         ]
     )
+
+
+def _ratio(throughput: float, base: float) -> str:
+    return f"{throughput / base:.2f}" if base else "-"
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ WHOLE = 20
 def main() -> int:
     """Makes the three files, says what they hold, and returns the exit code."""
     tools, subject, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    if not (tools / "bin/python").exists():
-        run(sys.executable, "-m", "venv", tools)
+    run(ROOT / "scripts/venv", sys.executable, tools)
     run(tools / "bin/pip", "install", "-q", "-r", ROOT / "requirements/audit.txt")
     out.mkdir(parents=True, exist_ok=True)
     findings = [*licences(tools, subject, out / "licences.csv"), *vulnerabilities(tools, subject, out)]

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import datetime
 import logging
+import math
 import statistics
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import numpy as np
 from ofa_build.checkpoint import load_checkpoint
 from ofa_serving.manifest import FILE_NAME, Manifest
 
+from loadtest.loops import turns
 from loadtest.servers import leave_in_order
 
 from ..contenders import Contender
@@ -58,13 +60,14 @@ def main() -> int:
             PyTriton(artifact, flags.in_flight),
             TorchHttp(flags.checkpoint, flags.in_flight),
         ]
-        captions = {}
+        captions, rates = {}, []
         for contender in contenders:
             log.info("starting %s", contender.name)
             stack.enter_context(contender)
             captions[contender.name] = [contender.caption(image) for image in images]
-            _crowd(contender, images * WARM_UP)
-        rounds = [_round(contenders, images, flags.requests, number) for number in range(flags.rounds)]
+            rates.append(_crowd(contender, images * WARM_UP)["captions_per_second"])
+        many = _requests(images, flags.requests, rates)
+        rounds = [_round(contenders, images, many, number) for number in range(flags.rounds)]
     first = captions[contenders[0].name]
     results = {
         "command": " ".join(["python -m benchmarks.ways", *sys.argv[1:]]),
@@ -92,7 +95,7 @@ def _flags() -> argparse.Namespace:
         "--checkpoint", type=Path, default=ROOT / "checkpoints" / "emoji", help="what it was built from"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=96, help="of each contender's crowd in a round")
+    parser.add_argument("--requests", type=int, default=240, help="of the first one's crowd; of slower ones' fewer")
     parser.add_argument("--in-flight", type=int, default=16)
     parser.add_argument("--output", type=Path, help="(default: benchmarks/results/ways, or ways-NAME)")
     flags = parser.parse_args()
@@ -107,20 +110,26 @@ def _check(artifact: Path, checkpoint: Path) -> None:
         sys.exit(f"{artifact} was built from {built.name}, not from {checkpoint}: give --checkpoint (CHECKPOINT=)")
 
 
-def _round(contenders: Sequence[Contender], images: Sequence[Path], requests: int, number: int) -> dict[str, dict]:
+def _requests(images: Sequence[Path], most: int, rates: Sequence[float]) -> list[list[Path]]:
+    """Of each contender's crowd, by the rate of everybody in turn: a slow one is not given longer than the first."""
+    counts = [max(len(images), min(most, round(most * rate / rates[0]))) for rate in rates]
+    return [[images[index % len(images)] for index in range(count)] for count in counts]
+
+
+def _round(
+    contenders: Sequence[Contender], images: Sequence[Path], many: Sequence[Sequence[Path]], number: int
+) -> dict[str, dict]:
     """Everybody once, another one first in every round; arrivals when the first contender's throughput is known."""
     figures = {}
-    many = [images[index % len(images)] for index in range(requests)]
-    begin = number % len(contenders)
-    turns = [*contenders[begin:], *contenders[:begin]]
-    for contender in turns:
+    in_turn = turns(list(zip(contenders, many, strict=True)), number)
+    for contender, crowd in in_turn:
         alone = contender.latency(images)
-        figures[contender.name] = {"alone_ms": statistics.median(alone) * 1e3, **_crowd(contender, many)}
+        figures[contender.name] = {"alone_ms": statistics.median(alone) * 1e3, **_crowd(contender, crowd)}
     rate = UTILISATION * figures[contenders[0].name]["captions_per_second"]
-    for contender in turns:
+    for contender, crowd in in_turn:
         mine = figures[contender.name]
         keeps_up = mine["captions_per_second"] > rate
-        mine["arrivals_p99_ms"] = _arrivals(contender, many, rate, number) if keeps_up else float("nan")
+        mine["arrivals_p99_ms"] = _arrivals(contender, crowd, rate, number) if keeps_up else float("nan")
         log.info("round %d: %s: %s", number + 1, contender.name, {key: round(value, 1) for key, value in mine.items()})
     return figures
 
@@ -160,7 +169,13 @@ def _crowd(contender: Contender, images: Sequence[Path]) -> dict[str, float]:
 
 
 def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {key: round(float(np.median([figures[key] for figures in rounds])), 2) for key in rounds[0]}
+    return {key: round(_median([figures[key] for figures in rounds]), 2) for key in rounds[0]}
+
+
+def _median(values: Sequence[float]) -> float:
+    """Of those that were measured; of a few of them it would tell of the best rounds."""
+    measured = [value for value in values if not math.isnan(value)]
+    return statistics.median(measured) if 2 * len(measured) > len(values) else math.nan
 
 
 if __name__ == "__main__":

@@ -41,8 +41,9 @@ def _lines(results: dict, name: str) -> Iterator[str]:
     yield ""
     yield (
         f"Checkpoint `{results['checkpoint']}`, fp32. Medians; everybody took turns. *Alone* is one request at a time, "
-        f"*crowd* {results['in_flight']} in flight, *arrivals* come at random moments at 60 % of the first one's "
-        "throughput; who cannot keep up with them has a dash. Ratios are to the first line."
+        f"*crowd* {results['in_flight']} in flight, for about as long as the first one's; *arrivals* come at random "
+        "moments at 60 % of the first one's throughput; who cannot keep up with them in most rounds has a dash. Ratios "
+        "are to the first line."
     )
     yield ""
     header = ["alone, ms", "ratio", "crowd, captions/s", "ratio", "its p99, ms", "arrivals p99, ms", "first's captions"]

@@ -168,16 +168,29 @@ def test_a_server_that_captions_nothing_is_told_with_its_reason(tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_command_leaves_nothing_behind_when_it_is_ended(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_the_command_leaves_nothing_behind_when_it_is_ended(number, code, tmp_path):
     with scripted() as (url, _), start(tmp_path, url, "--shape=constant", "--rate=2", "--seconds=60") as process:
         await_file(tmp_path / "start.json")
         begun = children(process.pid)
         begun += [grandchild for child in begun for grandchild in children(child)]
-        process.terminate()
+        process.send_signal(number)
         process.communicate(timeout=30)
-    assert process.returncode == 143
+    assert process.returncode == code
     assert len(begun) == 2
+    end = time.monotonic() + 30
+    while any(alive(pid) for pid in begun) and number == signal.SIGKILL:  # it waited for nobody
+        assert time.monotonic() < end
+        time.sleep(0.05)
     assert not any(alive(pid) for pid in begun)
+
+
+def test_a_command_that_is_to_outlive_its_terminal_does():
+    command = "trap '' HUP; exec \"$0\" -c 'from loadtest.servers import leave_in_order as leave; leave(); "
+    command += "import os, signal; os.kill(os.getpid(), signal.SIGHUP)'"
+    assert subprocess.run(["sh", "-c", command, sys.executable], cwd=ROOT, check=False).returncode == 0
 
 
 def alive(pid):
@@ -191,6 +204,26 @@ def test_what_cannot_be_judged_is_told_before_any_load(tmp_path):
         code, printed = run(tmp_path, url, "--shape=steps", "--rate=100")
     assert (code, service.seen) == (2, 0)
     assert "the lowest step has 25 requests/s, and only up to 4 is judged" in printed
+
+
+def test_wrong_thresholds_and_counters_are_told_before_any_load(tmp_path):
+    (tmp_path / "thresholds.yaml").write_text("rate: 4\np50_seconds: {maximum: 1}")
+    with scripted() as (url, service):
+        misspelt = run(tmp_path, url, f"--thresholds={tmp_path / 'thresholds.yaml'}")
+        elsewhere = run(tmp_path, url, "--metrics-url=http://127.0.0.1:1/metrics")
+    assert (misspelt[0], elsewhere[0], service.seen) == (2, 2, 0)
+    assert "p50_seconds takes a number as min, max or both" in misspelt[1]
+    assert "no counters at http://127.0.0.1:1/metrics" in elsewhere[1]
+    assert (misspelt[1].count("\n"), elsewhere[1].count("\n")) == (1, 1)
+
+
+def test_a_capacity_is_told_without_a_verdict(tmp_path):
+    with scripted() as (url, _):
+        flags = ["--shape=constant", "--rate=6", "--seconds=2", "--judged=4", "--servers=4", "--wanted-rate=500"]
+        code, printed = run(tmp_path, url, *flags)
+    assert code == 0, printed
+    assert "Nothing was judged: only up to 4 requests/s is." in printed
+    assert f"not judged: {tmp_path / 'report.html'}" in printed
 
 
 def test_servers_are_not_counted_from_the_knee_of_an_unknown_number(tmp_path):

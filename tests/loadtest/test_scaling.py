@@ -1,5 +1,7 @@
 """The chart's autoscaling: the controller's rules, and a day of traffic over servers as they were measured."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,12 @@ from loadtest.knee import TARGET_LOAD
 from loadtest.scaling import measure
 from loadtest.scaling.autoscaler import Autoscaler
 from loadtest.scaling.chart import autoscaler_spec
-from loadtest.scaling.curve import DAY_CURVE, ServiceCurve
+from loadtest.scaling.curve import ServiceCurve
 from loadtest.scaling.day import RUSH, rates_of_a_day
 from loadtest.scaling.replay import IN_FLIGHT, RATE, RATIO, needed, replay
+
+CURVE = Path(__file__).parents[1] / "data/service-curve.json"
+"""A copy of the recorded one, which ``make scaling`` writes anew."""
 
 SPEC = autoscaler_spec()
 OBJECTIVE_SECONDS, OBJECTIVE_SHARE = 2.5, 0.99
@@ -100,7 +105,7 @@ def test_the_number_stays_between_the_charts_bounds():
 
 @pytest.fixture(scope="module")
 def curve():
-    return ServiceCurve.read(DAY_CURVE)
+    return ServiceCurve.read(CURVE)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +16,12 @@ pytest.importorskip("helm_python", reason="needs the extra 'deploy'")
 from loadtest.knee import TARGET_LOAD
 from loadtest.scaling.autoscaler import Autoscaler
 from loadtest.scaling.chart import adapter_query, autoscaler_spec
-from loadtest.scaling.curve import DAY_CURVE, ServiceCurve
+from loadtest.scaling.curve import ServiceCurve
 from loadtest.scaling.day import RUSH, rates_of_a_day
 from loadtest.scaling.openmetrics import write_openmetrics
 from loadtest.scaling.replay import IN_FLIGHT, RATE, RATIO, replay
 
+CURVE = Path(__file__).parents[1] / "data/service-curve.json"
 PEAK_SERVERS = 6
 BEGIN = 1_700_000_000
 WARM_SECONDS = 180
@@ -28,7 +30,7 @@ WARM_SECONDS = 180
 
 @pytest.fixture(scope="module")
 def curve():
-    return ServiceCurve.read(DAY_CURVE)
+    return ServiceCurve.read(CURVE)
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,21 @@
 
 import contextlib
 import json
+import math
+import subprocess
 import sys
+from collections import Counter
+from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ofa_build.checkpoint import load_checkpoint
 from ofa_build.plans import PlanError
 from ofa_client import errors
 from ofa_serving.contract import STAGES
 
-from benchmarks import ceiling, contenders, load, machine, report, run
+from benchmarks import ceiling, checkpoints, contenders, load, machine, observability, report, run
 from benchmarks.arithmetic import gflop_a_caption
 from benchmarks.checkpoints import config_of
 from benchmarks.contenders import Contender
@@ -86,6 +91,9 @@ def test_a_report_says_what_was_measured_where(results, tmp_path):
     assert text.startswith("# OFA-tiny, 480 x 480, beam 5, on a GPU\n\na GPU; 2 cores of a processor")
     assert f"| {FASTER} | 20 (20-20) | 100.00 | 10.0x | 20.0x | 2.0 | yes |" in text
     assert f"| {FASTER} | captions/s, beam 5 | 100 |" in text
+    first, *others = [table.split("\n\n")[1] for table in text.split("\n## ")[1:]]
+    assert first.startswith("In turns: ")
+    assert [other[:11] for other in others] == ["In one pass"] * 3
     for plot in ("stages", "floor", "load"):
         assert f"![{plot}](gpu-tiny-480-{plot}.png)" in text
         assert (tmp_path / f"gpu-tiny-480-{plot}.png").stat().st_size > 0
@@ -174,6 +182,33 @@ def test_a_refusal_costs_a_round_its_own_figure_alone(monkeypatch):
     assert run._summary(right, rounds, images)["captions_per_second"] > 0
 
 
+def test_another_contender_begins_in_every_round(monkeypatch):
+    monkeypatch.setattr(run, "ceilings", lambda _device: {"fp32": 1.0})
+    monkeypatch.setattr(ways, "_arrivals", lambda *_: 1.0)
+    everybody = [Failing() for _ in range(3)]
+    for number, contender in enumerate(everybody):
+        contender.name = f"number {number}"
+    images = [Path("x"), Path("y")]
+    begins = [list(run._round(everybody, images, 1, number, "cpu"))[1] for number in range(4)]
+    assert begins == ["number 0", "number 1", "number 2", "number 0"]
+    begins = [next(iter(ways._round(everybody, images, [images] * 3, number))) for number in range(4)]
+    assert begins == ["number 0", "number 1", "number 2", "number 0"]
+
+
+def test_a_checkpoint_whose_writing_was_interrupted_is_none(monkeypatch, tmp_path):
+    def interrupted(folder, *_):
+        (folder / "pytorch_model.bin").write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.write_random("tiny", tmp_path / "work" / "tiny", image_size=96)
+    assert not list(tmp_path.rglob("*.bin"))
+    monkeypatch.undo()
+    whole = checkpoints.write_random("tiny", tmp_path / "work" / "tiny", image_size=96)
+    assert load_checkpoint(str(whole)).config == config_of("tiny")
+
+
 @pytest.mark.parametrize(
     ("flags", "wanted"), [([], (8, 64)), (["--size=huge"], (1, 1)), (["--size=huge", "--device=gpu"], (8, 64))]
 )
@@ -228,3 +263,42 @@ def test_other_ways_are_held_against_the_first(results, tmp_path):
     assert "| other | 25.0 | 2.50 | 20.0 | 0.50 | 500 | - | no |" in (tmp_path / "ways.md").read_text()
     assert json.loads((tmp_path / "ways.json").read_text())["ways"]["other"]["arrivals_p99_ms"] is None
     assert (tmp_path / "ways.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("nan", "median"), [(0, 3), (2, 2), (3, None)])
+def test_a_figure_is_the_median_of_the_rounds_that_have_it_if_those_are_most(nan, median):
+    rounds = [{"p99": float(number)} for number in range(1, 6 - nan)] + [{"p99": math.nan}] * nan
+    found = ways._medians(rounds)["p99"]
+    assert math.isnan(found) if median is None else found == median
+
+
+def test_a_slow_way_is_not_asked_for_longer_than_the_first():
+    images = [Path(str(number)) for number in range(10)]
+    crowds = ways._requests(images, 240, [40.0, 50.0, 20.0, 6.0, 0.1])
+    assert [len(crowd) for crowd in crowds] == [240, 240, 120, 36, 10]
+    assert set(crowds[-1]) == set(images)
+
+
+def test_who_follows_whom_differs_from_turn_to_turn_and_not_from_run_to_run():
+    servers = ["a", "b", "c", "d", "e"]
+    turns = list(observability._turns(servers, 500))
+    assert all(sorted(turn) == servers for turn in turns)
+    follows = Counter(pair for turn in turns for pair in pairwise(turn))
+    assert len(follows) == 20
+    assert min(follows.values()) > 50
+    assert list(islice(observability._turns(servers, 5), 5)) == turns[:5]
+
+
+def test_a_server_that_tells_nothing_sets_no_gauge():
+    """In a process of its own, for it changes the models' classes, with a stand-in for Triton."""
+    triton = "from types import SimpleNamespace as Any; import sys; told = []; Metric = Any(set=told.append); "
+    triton += "Family = lambda *_: Any(Metric=lambda labels: Metric); Family.GAUGE = 0; "
+    triton += "sys.modules['triton_python_backend_utils'] = Any(MetricFamily=Family); "
+    telling = "from ofa_serving.models.triton import Gauge; Gauge('n', 'd', 'm').set(3); print(told)"
+    muting = Path(observability.HERE / "uncounted.py").read_text()
+
+    def told(program):
+        return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+
+    assert told(f"{triton}\n{telling}") == "[0, 3]\n"
+    assert told(f"{triton}\n{muting}\n{telling}") == "[]\n"

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BUILD, PROJECT = map(tomllib.loads((ROOT / "pyproject.toml").read_text()).get, ("build-system", "project"))
 PINS = {
     canonicalize_name(line.partition("==")[0]): line.strip().partition("==")[2]
     for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -78,7 +78,20 @@ def test_every_pin_has_its_hashes():
 def test_the_production_image_installs_every_package_of_the_server_by_hash():
     pins, hashes = locked("serving")
     extras = PROJECT["optional-dependencies"]
-    needed = brought_by([*PROJECT["dependencies"], *extras["serving"], *extras["tracing"]])
+    needed = brought_by([*PROJECT["dependencies"], *extras["serving"], *extras["tracing"], *BUILD["requires"]])
     assert needed - pins.keys() == set()
     assert {name: version for name, version in pins.items() if PINS.get(name, version) != version} == {}
     assert [name for name, count in hashes.items() if not count] == []
+
+
+def test_this_project_is_installed_by_what_came_by_hash():
+    """By itself pip fetches hatchling, and editables for ``-e``, anew, whatever an index answers."""
+    assert [f"hatchling=={PINS['hatchling']}"] == BUILD["requires"]
+    assert "editables" in PINS
+    places = {ROOT / "Makefile", ROOT / "deploy/Dockerfile", *(ROOT / "scripts").iterdir()}
+    places.remove(ROOT / "scripts/client-pythons")  # tries the newest of everything, and builds what has no wheel
+    lines = [line for place in places for line in place.read_text().splitlines()]
+    this = re.compile(r"""\binstall\b.*\s["']?(\./)?(\.|client)(\[[^]]*\])?["']?(\s|$)""")
+    installs = [line.strip() for line in lines if "pip" in line and this.search(line)]
+    assert len(installs) >= 7
+    assert [line for line in installs if "--no-build-isolation" not in line] == []

@@ -1,0 +1,5 @@
+"""What ends a load test without a verdict."""
+
+
+class LoadError(Exception):
+    """The load could not be made; says why."""
