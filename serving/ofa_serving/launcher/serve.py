@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ofa_serving.launcher.artifact import Artifact, load_artifact
 from ofa_serving.launcher.embedded import prepare
@@ -21,6 +22,8 @@ def serve(settings: Settings) -> None:
         LaunchError: a check failed, or the server did.
 
     """
+    if not settings.triton:
+        _check_paths({"--artifacts": settings.artifacts, "--run-folder": settings.run_folder})
     artifacts = [load_artifact(settings.artifacts, name) for name in settings.names]
     _check_distinct(artifacts)
     installation = find(settings.triton) if settings.triton else prepare(settings.run_folder)
@@ -28,6 +31,13 @@ def serve(settings: Settings) -> None:
     check_room([memory for artifact in artifacts for memory in artifact.memory()])
     ports = claim_ports(settings.host, settings.ports)
     Supervisor(settings, artifacts, installation, ports).run()
+
+
+def _check_paths(folders: Mapping[str, Path]) -> None:
+    """Triton 24.10 starts a Python model by a shell's command in which no path is quoted, and waits for it for ever."""
+    for flag, folder in folders.items():
+        if any(character.isspace() for character in str(folder)):
+            raise LaunchError(f"the embedded Triton cannot serve from a path with spaces, '{folder}': choose {flag}")
 
 
 def _check_distinct(artifacts: Sequence[Artifact]) -> None:
