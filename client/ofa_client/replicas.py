@@ -40,9 +40,8 @@ class Replicas:
         self._endpoints = endpoints
         self._connect = connect
         self._transports: dict[Endpoint, Transport] = {}
-        self._aside = dict.fromkeys(
-            endpoints, (False, 0.0)
-        )  # whether for another reason than being full, and until when
+        # Whether for another reason than being full, and until when.
+        self._aside = dict.fromkeys(endpoints, (False, 0.0))
         self._faults = dict.fromkeys(endpoints, 0)  # failures in a row
         self._next = 0
         self._closed = False

@@ -14,6 +14,10 @@ import os
 import socket
 
 import pytest
+
+# A test's server runs in this process: gRPC's threads would come alive in what Python 3.9 forks, ahead of the command.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 from ofa_client import AsyncCaptioner, Captioner
 
 from command_line import run as run_command

@@ -76,7 +76,7 @@ def test_a_busy_server_passes_the_probe(server, monkeypatch):
     assert probe.main(flags(server)) == 0
 
 
-def refuse(_canary, _url, _timeout):
+def refuse(_canary, _url, _timeout, _stopping):
     raise Busy("ofa_caption could not caption its known image: OVERLOADED: too many requests")
 
 

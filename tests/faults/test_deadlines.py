@@ -45,12 +45,12 @@ def ask(server, images=1, *, http=False, **arguments):
         return {"caption": answer.as_numpy("caption")}
 
 
-def late(server, *, seconds, images=IMAGES, http=False):
+def late(server, *, seconds, images=IMAGES, http=False, codes=("DEADLINE_EXCEEDED",)):
     """How long a long search took to be refused, given so many seconds."""
     began = time.monotonic()
     with pytest.raises(InferenceServerException) as refused:
         ask(server, images, http=http, timeout=int(seconds * 1e6), parameters=LONG)
-    assert refused.value.message().startswith("DEADLINE_EXCEEDED: ")
+    assert refused.value.message().partition(": ")[0] in codes
     assert refused.value.status() in {"503", "StatusCode.UNAVAILABLE"}
     return time.monotonic() - began
 
@@ -90,7 +90,8 @@ def test_a_deadline_that_passes_mid_beam_is_told_in_time_and_frees_the_rows(serv
 def test_a_deadline_that_passes_in_the_queue_is_told_in_time(server, others, images):
     client, calls = start(server, others, images)
     wait_until(lambda: server.metric("ofa_requests_in_flight") == others)
-    assert late(server, seconds=0.3, images=1) < 0.3 + SOON
+    # A server that knows its pace need not wait for the deadline to say that it will pass.
+    assert late(server, seconds=0.3, images=1, codes=("DEADLINE_EXCEEDED", "OVERLOADED")) < 0.3 + SOON
     wait_until(lambda: server.metric("ofa_requests_in_flight") == others, SOON)
     for call in calls:
         call.cancel()

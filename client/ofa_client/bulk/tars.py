@@ -31,7 +31,8 @@ def members(name: str) -> Iterator[Item]:
     """Give the images of an archive in its order; an archive that cannot be read on is an item that cannot be read."""
     try:
         with tarfile.open(name, tarinfo=_Member) as archive:
-            while (member := archive.next()) is not None:
+            # Python 3.9 fails where it looks for the next member of an archive that has none.
+            while archive.offset and (member := archive.next()) is not None:
                 archive.members = []  # it would keep every member's header
                 if member.isfile() and member.name.lower().endswith((*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES)):
                     yield Item(f"{name}/{member.name}", partial(_read, archive, member))
