@@ -252,7 +252,7 @@ def test_an_image_that_alone_gets_no_answer_fails_and_the_others_are_captioned(
 ):
     photos(12)
     with grpc_server(but_for(of(b"photo 0"), behave)) as url:
-        result = ofa_caption("photos", *output, "--url", url, "--timeout", "1", "--patience", "1.5", "--concurrency", 3)
+        result = ofa_caption("photos", *output, "--url", url, "--timeout", "1", "--patience", "3", "--concurrency", 3)
     assert result.returncode == 1
     if output:
         assert len(names(tmp_path / "captions.jsonl")) == 11

@@ -209,7 +209,7 @@ def test_the_search_ends_early_only_where_the_rest_cannot_matter(length_penalty,
         assert [found.tokens.tolist() for found in best[:wanted]] == [one.tokens.tolist() for one in whole[:wanted]]
         assert [found.score for found in best[:wanted]] == [one.score for one in whole[:wanted]]
         saved += steps - fewer
-    assert saved > 0 or length_penalty == 3  # where length gains most, hardly anything is settled early
+    assert saved > 0 or wanted * length_penalty > 1  # where length gains much, hardly anything is settled early
 
 
 def test_it_goes_on_while_a_longer_caption_may_be_better():
