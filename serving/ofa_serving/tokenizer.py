@@ -78,6 +78,10 @@ class Tokenizer(ABC):
         except Exception as error:  # the library raises plain exceptions, for a merge of unknown tokens for instance
             raise VocabularyError(f"the vocabulary of {' and '.join(kind.files)} cannot be used: {error}") from error
 
+    def is_same_as(self, other: Tokenizer) -> bool:
+        """Whether both have the same tokens, ids and merges."""
+        return self._tokenizer.to_str() == other._tokenizer.to_str()
+
     @classmethod
     @abstractmethod
     def read(cls, *texts: str) -> Tokenizer:

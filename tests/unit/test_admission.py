@@ -25,6 +25,15 @@ def refusal(admission, load=None, priority=PriorityClass.INTERACTIVE):
     return refused.value.message
 
 
+def paced(now, admission, images, captioned, **how):
+    """Images enter, and so many of them are captioned, two seconds each: of 30 seconds, twelve come in time."""
+    for _ in range(images):
+        admission.enter(**how)
+    for _ in range(captioned):
+        now[0] += 2
+        admission.leave()
+
+
 def test_images_are_bounded_and_one_that_leaves_makes_room():
     admission = Admission(max_images=2)
     admission.enter()
@@ -120,26 +129,16 @@ def test_idle_time_says_nothing_of_how_long_an_image_takes(now):
 
 def test_what_would_be_answered_too_late_is_refused_at_once(now):
     admission = Admission(max_images=64, max_seconds=30)
-    for _ in range(20):
-        admission.enter()
-    for _ in range(4):  # an image takes two seconds: twelve come in time
-        now[0] += 2
-        admission.leave()
+    paced(now, admission, images=20, captioned=4)
     assert hint(admission) == 30
-    for _ in range(5):
-        now[0] += 2
-        admission.leave()
+    paced(now, admission, images=0, captioned=5)
     admission.enter()
     refusal(admission)
 
 
 def test_the_pace_outlives_an_idle_time(now):
     admission = Admission(max_images=64, max_seconds=30)
-    for _ in range(5):
-        admission.enter()
-    for _ in range(5):  # an image takes two seconds: twelve come in time
-        now[0] += 2
-        admission.leave()
+    paced(now, admission, images=5, captioned=5)
     now[0] += 1000
     for _ in range(12):
         admission.enter()
@@ -185,11 +184,7 @@ def test_a_server_whose_every_caption_is_late_takes_fewer(now):
 
 def test_a_request_that_would_miss_its_own_deadline_is_refused_at_once(now):
     admission = Admission(max_images=64, max_seconds=30)
-    for _ in range(6):
-        admission.enter()
-    for _ in range(3):  # an image takes two seconds
-        now[0] += 2
-        admission.leave()
+    paced(now, admission, images=6, captioned=3)
     with pytest.raises(CaptionError, match="OVERLOADED"):
         admission.enter(seconds=9)
     admission.enter(seconds=10)
@@ -198,11 +193,7 @@ def test_a_request_that_would_miss_its_own_deadline_is_refused_at_once(now):
 
 def test_a_slow_server_keeps_room_for_interactive_requests_too(now):
     admission = Admission(max_images=64, max_seconds=30)
-    for _ in range(30):
-        admission.enter(priority=PriorityClass.BATCH)
-    for _ in range(20):  # an image takes two seconds: twelve come in time, six of them of the batch class
-        now[0] += 2
-        admission.leave()
+    paced(now, admission, images=30, captioned=20, priority=PriorityClass.BATCH)  # six of the batch class come in time
     refusal(admission, priority=PriorityClass.BATCH)
     admission.enter()
     admission.enter()
