@@ -1,5 +1,6 @@
 """Renders the chart as Helm does, without a cluster."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ helm = pytest.importorskip("helm_python", reason="needs the extra 'deploy'")
 CHART = Path(__file__).parents[2] / "deploy/helm/ofa-caption"
 CASES = sorted(path.stem for path in (CHART / "ci").glob("*.yaml"))
 RELEASE, NAMESPACE = "captions", "vision"
+UNITS = {"Mi": 1, "Gi": 2**10}
+
+each_deployment = pytest.mark.parametrize("case", [case for case in CASES if case != "kserve"])
 
 
 def values_of(case):
@@ -40,3 +44,9 @@ def render_text(values):
 def pod(documents, component):
     """The pod's specification of the deployment of a component."""
     return documents["Deployment", f"{RELEASE}-{component}"]["spec"]["template"]["spec"]
+
+
+def mebibytes(quantity):
+    """A quantity of memory as Kubernetes writes it."""
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()
+    return int(number) * UNITS[unit]
