@@ -152,8 +152,10 @@ def waits(client):
 @pytest.mark.parametrize("length", [f"Content-Length: {LARGE}", "Transfer-Encoding: chunked"])
 def test_one_caller_cannot_fill_the_room_for_bodies(behind, servers, length):
     proxy = behind(servers)
-    with slow_bodies(proxy, LARGE_AT_A_TIME, length) as taken, slow_bodies(proxy, 1, length) as (one_more,):
-        assert status_of(one_more) == 429
+    with slow_bodies(proxy, LARGE_AT_A_TIME, length) as taken:
+        assert waits(taken[-1])  # which also leaves every worker of nginx the time to count its own
+        with slow_bodies(proxy, 1, length) as (one_more,):
+            assert status_of(one_more) == 429
         assert waits(taken[-1])
         assert http(proxy, INFER, GOOD, RAW)[0] == 200
         with slow_bodies(proxy, 1, length, "127.0.0.2") as (another,):
