@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,32 @@ def _file_as_it_came(payload: ImageData | None) -> str | None:
     return payload.path if payload else None
 
 
+def _describer(captioner: AsyncCaptioner) -> Callable[..., Awaitable[str]]:
+    """Give what captions the picture or the address on the page, as HTML."""
+
+    async def describe(picture: str | None, address: str, beams: int, number: int, length: int) -> str:
+        """Caption what is at the address, which is there only if it came after the picture; else the picture."""
+        address = _web_address(address or "")
+        source = address or (picture and Path(picture))
+        if not source:
+            return render.waiting_html()
+        number = min(number, beams) if beams else number
+        settings = {"beam_size": beams, "num_captions": number, "max_length": length}
+        try:
+            found = await captioner.captions(
+                source, details=True, **{name: value or None for name, value in settings.items()}
+            )
+        except CaptionServiceError as error:
+            return render.error_html(error.code)
+        except FileNotFoundError:
+            return render.error_html("GONE")
+        except OSError:
+            return render.error_html("OTHER")
+        return render.captions_html(found, address)
+
+    return describe
+
+
 def build(captioner: AsyncCaptioner, examples: Sequence[Path] = ()) -> gr.Blocks:
     """Lay the page out over a captioner, which has to refuse addresses that are not public."""
     texts = TEXTS["en"]
@@ -94,26 +120,6 @@ def build(captioner: AsyncCaptioner, examples: Sequence[Path] = ()) -> gr.Blocks
                     # The address here as well: the same example once more is no change of the picture.
                     gallery.click(lambda sample: (sample[0], ""), gallery, [image, url], api_visibility="private")
 
-        async def describe(picture: str | None, address: str, beams: int, number: int, length: int) -> str:
-            """Caption what is at the address, which is there only if it came after the picture; else the picture."""
-            address = _web_address(address or "")
-            source = address or (picture and Path(picture))
-            if not source:
-                return render.waiting_html()
-            number = min(number, beams) if beams else number
-            settings = {"beam_size": beams, "num_captions": number, "max_length": length}
-            try:
-                found = await captioner.captions(
-                    source, details=True, **{name: value or None for name, value in settings.items()}
-                )
-            except CaptionServiceError as error:
-                return render.error_html(error.code)
-            except FileNotFoundError:
-                return render.error_html("GONE")
-            except OSError:
-                return render.error_html("OTHER")
-            return render.captions_html(found, address)
-
         def speak(name: str) -> list[Any]:
             """Say everything in another language."""
             code = LANGUAGES[name]
@@ -131,7 +137,7 @@ def build(captioner: AsyncCaptioner, examples: Sequence[Path] = ()) -> gr.Blocks
         image.change(None, image, url, js=_EMPTY_ADDRESS, api_visibility="private")
         gr.on(
             [image.change, url.submit, button.click],
-            describe,
+            _describer(captioner),
             [image, url, beam_size, num_captions, max_length],
             captions,
             trigger_mode="always_last",
