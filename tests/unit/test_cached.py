@@ -33,7 +33,8 @@ class Engine(GraphEngine):
     def run_cross(self, hidden):
         return {name: np.repeat(hidden, 4, 1) for name in self.cross_shapes}
 
-    def run_step(self, inputs, state, new):
+    def run_step(self, inputs, memory):
+        state, new = memory.state, memory.new
         for name, buffer in new.items():
             buffer[:] = state[name]
             buffer[:, :, inputs["slots"][:, 0]] += 1
@@ -69,10 +70,11 @@ def test_a_batch_that_lacked_memory_is_as_good_as_new(arrays):
 class InPlace(Engine):
     in_place = keeps_places = True
 
-    def run_step(self, inputs, state, new):
-        for buffer in new.values():
+    def run_step(self, inputs, memory):
+        new = memory.new.values()
+        for buffer in new:
             buffer[:, :, inputs["slots"][:, 0]] += 1
-        return Candidates(None, sum(buffer.reshape(len(buffer), -1).sum(1) for buffer in new.values()), None, None)
+        return Candidates(None, sum(buffer.reshape(len(buffer), -1).sum(1) for buffer in new), None, None)
 
 
 def joined(engine, *values):

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 from ofa_serving.beam_search import Candidates
-from ofa_serving.engines.cached import GraphEngine
+from ofa_serving.engines.cached import GraphEngine, StepMemory
 from ofa_serving.engines.loading import EngineChoice
 from ofa_serving.models import beam_search
 
@@ -27,13 +27,11 @@ class CallingEngine(GraphEngine):
         """See :meth:`GraphEngine.run_cross`."""
         return self._call("cross", {"hidden": hidden}, list(self.cross_shapes))
 
-    def run_step(
-        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
-    ) -> Candidates:
+    def run_step(self, inputs: Mapping[str, np.ndarray], memory: StepMemory) -> Candidates:
         """See :meth:`GraphEngine.run_step`."""
         best = ["ids", "logprobs", "eos", "unk"]
-        outputs = self._call("step", {**inputs, **state}, [*best, *(f"new_{name}" for name in new)])
-        for name, values in new.items():
+        outputs = self._call("step", {**inputs, **memory.state}, [*best, *(f"new_{name}" for name in memory.new)])
+        for name, values in memory.new.items():
             values[:] = outputs[f"new_{name}"]
         return Candidates(*(outputs[name].copy() for name in best))
 

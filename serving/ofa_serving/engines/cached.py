@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,21 @@ from .base import SHORT_REACH, DecoderBatch, DecoderEngine
 from .device import Array
 
 _LONG_GROWTH = 8
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Where a step of so many captions reads and writes; the same object as long as that stays where it is.
+
+    Attributes:
+        state: caches and cross-attention tensors; they may have further rows, whose results nobody wants.
+        new: where the updated caches go; the memory of ``state`` if the engine writes in place.
+        prepared: what the engine keeps for further steps over this memory.
+    """
+
+    state: Mapping[str, Array]
+    new: Mapping[str, Array]
+    prepared: dict[Any, Any] = field(default_factory=dict)
 
 
 class GraphEngine(DecoderEngine, ABC):
@@ -61,16 +77,8 @@ class GraphEngine(DecoderEngine, ABC):
         """The cross-attention tensors of states [n, N, d], by name."""
 
     @abstractmethod
-    def run_step(
-        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, Array], new: Mapping[str, Array]
-    ) -> Candidates:
-        """One step.
-
-        Args:
-            inputs: what the host gives, for each caption.
-            state: caches and cross-attention tensors; they may have further rows, whose results nobody wants.
-            new: where the updated caches go; the memory of ``state`` if ``in_place``.
-        """
+    def run_step(self, inputs: Mapping[str, np.ndarray], memory: StepMemory) -> Candidates:
+        """One step over the batch's memory, given what the host knows of each caption."""
 
 
 class GraphBatch(DecoderBatch):
@@ -84,6 +92,9 @@ class GraphBatch(DecoderBatch):
         self._caches = {name: self._cache() for name in engine.cache_names}
         self._others = self._caches  # where a step writes if not in place
         self._places: dict[tuple[str, int], Array] = {}  # by cache and reach, of the present capacity
+        self._memory: dict[tuple[int, bool], StepMemory] = {}  # by captions, and which of two a step writes
+        self._turned = False
+        self._rows = np.arange(beam_size)
 
     @property
     def size(self) -> int:
@@ -116,22 +127,30 @@ class GraphBatch(DecoderBatch):
         self._reserve(rows, reach)
         if self._reach > SHORT_REACH and self._reach >= 2 * reach:  # a step runs over all of it, used or not
             self._move(self._capacity, self._engine.rounded(rows, max(reach, SHORT_REACH))[1])
-        missing = self._reach - ancestors.shape[2]
-        if missing:  # the buffers reach further than these captions do
-            ancestors = np.pad(ancestors, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
+        if self._reach > ancestors.shape[2]:  # the buffers reach further than these captions do
+            short, ancestors = ancestors, np.full((*ancestors.shape[:2], self._reach), -1)
+            ancestors[:, :, : short.shape[2]] = short
         inputs = {
             "tokens": tokens,
             "steps": steps,
-            "slots": steps[:, None] * self._beams + np.arange(self._beams),
+            "slots": steps[:, None] * self._beams + self._rows,
             "ancestors": ancestors,
             "temperature": temperature,
             "ranks": np.arange(count),
         }
-        state = {name: buffer[:rows] for name, buffer in (*self._caches.items(), *self._cross.items())}
-        new = {name: buffer[:rows] for name, buffer in self._others.items()}
-        candidates = self._engine.run_step(inputs, state, new)
-        self._caches, self._others = self._others, self._caches
+        candidates = self._engine.run_step(inputs, self._memory_of(rows))
+        if not self._engine.in_place:
+            self._caches, self._others = self._others, self._caches
+            self._turned = not self._turned
         return candidates
+
+    def _memory_of(self, rows: int) -> StepMemory:
+        """The first rows of every buffer."""
+        key = rows, self._turned
+        if key not in self._memory:
+            state = {name: buffer[:rows] for name, buffer in (*self._caches.items(), *self._cross.items())}
+            self._memory[key] = StepMemory(state, {name: buffer[:rows] for name, buffer in self._others.items()})
+        return self._memory[key]
 
     def _reserve(self, captions: int, reach: int) -> None:
         """Grows the buffers to this many captions and positions. An empty batch that lacked memory may try again."""
@@ -147,6 +166,7 @@ class GraphBatch(DecoderBatch):
 
     def _move(self, capacity: int, reach: int) -> None:
         """Moves the caches to memory for this many captions and positions."""
+        self._memory = {}
         if capacity != self._capacity:
             self._places = {}
         end = min(reach, self._reach) * self._beams

@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from ..beam_search import Candidates
 from .base import EncoderEngine
-from .cached import GraphBatch, GraphEngine
+from .cached import GraphBatch, GraphEngine, StepMemory
 from .device import Array, Block, Device
 from .onnxruntime import TYPES
 
@@ -142,11 +142,9 @@ class DeviceEngine(GraphEngine):
         self._cross.run_with_iobinding(_bound(self._cross, self.device, {"hidden": hidden}, outputs))
         return outputs
 
-    def run_step(
-        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, Array], new: Mapping[str, Array]
-    ) -> Candidates:
+    def run_step(self, inputs: Mapping[str, np.ndarray], memory: StepMemory) -> Candidates:
         """See :meth:`GraphEngine.run_step`."""
-        launch = self._launch_of(inputs, state, new)
+        launch = self._launch_of(inputs, memory)
         for name, values in inputs.items():
             launch.inputs.host[name][tuple(map(slice, values.shape))] = values
         launch.inputs.upload()
@@ -176,10 +174,9 @@ class DeviceEngine(GraphEngine):
             launch.options.add_run_config_entry(_GRAPH, _NOT_CAPTURED)
             self._step.run_with_iobinding(launch.binding, launch.options)
 
-    def _launch_of(
-        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, Array], new: Mapping[str, Array]
-    ) -> _Launch:
+    def _launch_of(self, inputs: Mapping[str, np.ndarray], memory: StepMemory) -> _Launch:
         """What runs a step of these shapes over this memory; made once for each."""
+        state, new = memory.state, memory.new
         rows, (_, beams, reach) = len(next(iter(state.values()))), inputs["ancestors"].shape
         count = -(-len(inputs["ranks"]) // _CANDIDATES) * _CANDIDATES
         places = (self.device.address(array) for array in (*state.values(), *new.values()))

@@ -13,7 +13,7 @@ from openvino.preprocess import PrePostProcessor
 from ..beam_search import Candidates
 from ..cores import usable_cores
 from .base import EncoderEngine
-from .cached import GraphEngine
+from .cached import GraphEngine, StepMemory
 
 PRECISIONS = ("fp32", "bf16", "int8")
 """The first two need no other graph: OpenVINO converts as it loads. What an int8 graph leaves is in bf16 if it can."""
@@ -88,15 +88,16 @@ class OpenVinoEngine(GraphEngine):
         self._cross.infer()
         return outputs
 
-    def run_step(
-        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
-    ) -> Candidates:
+    def run_step(self, inputs: Mapping[str, np.ndarray], memory: StepMemory) -> Candidates:
         """See :meth:`GraphEngine.run_step`."""
-        given = {name: np.ascontiguousarray(values) for name, values in (*inputs.items(), *state.items())}
+        if not memory.prepared:
+            new = {f"new_{name}": values for name, values in memory.new.items()}
+            memory.prepared.update({name: _tensor(values) for name, values in (*memory.state.items(), *new.items())})
+        given = {name: np.ascontiguousarray(values) for name, values in inputs.items()}
         for name, values in given.items():  # a tensor does not keep its array alive
             self._step.set_tensor(name, _tensor(values))
-        for name, values in new.items():
-            self._step.set_tensor(f"new_{name}", _tensor(values))
+        for name, tensor in memory.prepared.items():
+            self._step.set_tensor(name, tensor)
         self._step.infer()
         best = (self._step.get_tensor(name).data.copy() for name in ("ids", "logprobs", "eos", "unk"))
         return Candidates(*best)

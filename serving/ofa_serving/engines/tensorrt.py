@@ -12,7 +12,7 @@ import tensorrt as trt
 
 from ..beam_search import Candidates
 from .base import EncoderEngine
-from .cached import GraphBatch, GraphEngine
+from .cached import GraphBatch, GraphEngine, StepMemory
 from .device import Device
 
 
@@ -58,11 +58,10 @@ class TensorRtEngine(GraphEngine):
         """See :meth:`GraphEngine.run_cross`."""
         return self._cross.run({"hidden": hidden}, {})
 
-    def run_step(
-        self, inputs: Mapping[str, np.ndarray], state: Mapping[str, Any], new: Mapping[str, Any]
-    ) -> Candidates:
+    def run_step(self, inputs: Mapping[str, np.ndarray], memory: StepMemory) -> Candidates:
         """See :meth:`GraphEngine.run_step`."""
-        outputs = self._step.run({**inputs, **state}, {f"new_{name}": values for name, values in new.items()})
+        new = {f"new_{name}": values for name, values in memory.new.items()}
+        outputs = self._step.run({**inputs, **memory.state}, new)
         best = (outputs[name].get() for name in ("ids", "logprobs", "eos", "unk"))
         return Candidates(*best)  # .get() waits for the stream
 
