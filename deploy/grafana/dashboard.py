@@ -11,6 +11,7 @@ OUTPUT = Path(__file__).parents[1] / "helm/ofa-caption/files/dashboard.json"
 
 RELEASE = 'release=~"$release"'
 MODEL = f'{RELEASE}, model=~"$model"'
+INTERACTIVE = f'{MODEL}, priority="interactive"'
 WIDTH, HEIGHT, COLUMNS = 8, 8, 24
 
 
@@ -49,21 +50,21 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Failed requests",
             "percentunit",
-            "Share refused as OVERLOADED, late, or INTERNAL, of each release; the objective is 0.1 %.",
+            "Share of interactive requests refused as OVERLOADED, late, or INTERNAL; the objective is 0.1 %.",
             {
                 "failed {{release}}": rate(
-                    "ofa_requests_total", f'{MODEL}, code=~"OVERLOADED|DEADLINE_EXCEEDED|INTERNAL"', by="release"
+                    "ofa_requests_total", f'{INTERACTIVE}, code=~"OVERLOADED|DEADLINE_EXCEEDED|INTERNAL"', by="release"
                 )
                 + " / "
-                + rate("ofa_requests_total", by="release")
+                + rate("ofa_requests_total", INTERACTIVE, by="release")
             },
         ),
         Panel(
             "Time to a caption",
             "s",
-            "From arrival at the server to the answer, by release; the objective is 99 % within 2.5 s.",
+            "Of interactive requests, from arrival to answer, by release; the objective is 99 % within 2.5 s.",
             {
-                f"{name} {{{{release}}}}": quantile(q, "ofa_request_duration_seconds", by="release")
+                f"{name} {{{{release}}}}": quantile(q, "ofa_request_duration_seconds", "release", INTERACTIVE)
                 for name, q in (("p50", "0.5"), ("p95", "0.95"), ("p99", "0.99"))
             },
         ),

@@ -2,8 +2,8 @@
 
 | name | kind | labels | meaning |
 |---|---|---|---|
-| ``ofa_requests_total`` | counter | model, code | requests answered: ``OK``, the contract's code, or ``CANCELLED`` |
-| ``ofa_request_duration_seconds`` | histogram | model | from a request's arrival to its caption, refusals left out |
+| ``ofa_requests_total`` | counter | model, priority, code | answers: ``OK``, the contract's code, ``CANCELLED`` |
+| ``ofa_request_duration_seconds`` | histogram | model, priority | from arrival to caption, refusals left out |
 | ``ofa_stage_duration_seconds`` | histogram | model, stage | an image's time in each stage of ``contract.STAGES`` |
 | ``ofa_image_size_bytes`` | histogram | model | the files that arrive |
 | ``ofa_canary_total`` | counter | model, code | the probes' requests, which count nowhere else but in the search |
@@ -15,6 +15,8 @@
 | ``ofa_search_steps_total`` | counter | model | runs of the decoder |
 | ``ofa_search_rows_total`` | counter | model | hypotheses taken one token further: rows ÷ steps is the mean batch |
 | ``ofa_search_tokens_total`` | counter | model | captions taken one token further |
+
+``priority`` is the request's class: what waits for its turn behind others is neither late nor refused by mistake.
 
 ``ofa_requests_in_flight`` and ``ofa_images_in_flight`` are the public model's own: draining cannot wait for the next
 time these are collected.
@@ -31,6 +33,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from .contract import STAGES, Code
+from .waiting import PriorityClass
 
 OK = "OK"
 CANCELLED = "CANCELLED"
@@ -60,16 +63,17 @@ class EntryMetrics:
 
     def __init__(self, model: str, max_in_flight: int, environ: Mapping[str, str] = os.environ) -> None:
         self.registry = registry = CollectorRegistry()
-        labels = ["model", "code"]
+        labels = ["model", "priority", "code"]
         self._requests = Counter("ofa_requests", "Requests answered, by code", labels, registry=registry)
-        self._canary = Counter("ofa_canary", "Requests of the probes, by code", labels, registry=registry)
-        self._duration = Histogram(
+        self._canary = Counter("ofa_canary", "Requests of the probes, by code", ["model", "code"], registry=registry)
+        durations = Histogram(
             "ofa_request_duration_seconds",
             "From a request's arrival to its caption",
-            ["model"],
+            ["model", "priority"],
             buckets=SECONDS,
             registry=registry,
-        ).labels(model)
+        )
+        self._durations = {priority: durations.labels(model, priority) for priority in PriorityClass}
         stages = Histogram(
             "ofa_stage_duration_seconds",
             "An image's time in a stage",
@@ -88,18 +92,21 @@ class EntryMetrics:
         start.labels(model).set_to_current_time()
         self._model = model
         for code in (OK, CANCELLED, *Code):  # so that a rate has a beginning
-            self._requests.labels(model, code)
             self._canary.labels(model, code)
+            for priority in PriorityClass:
+                self._requests.labels(model, priority, code)
 
-    def answered(self, request_id: str, code: str, seconds: float) -> None:
-        """Counts an answer: ``OK`` or a refusal's code, and how long it took."""
+    def answered(
+        self, request_id: str, code: str, seconds: float, priority: PriorityClass = PriorityClass.INTERACTIVE
+    ) -> None:
+        """Counts an answer: ``OK`` or a refusal's code, how long it took, and the class of the request."""
         if request_id == CANARY_REQUEST:
             self._canary.labels(self._model, code).inc()
             return
         given_up = code == Code.DEADLINE_EXCEEDED and seconds < PATIENCE
-        self._requests.labels(self._model, CANCELLED if given_up else code).inc()
+        self._requests.labels(self._model, priority, CANCELLED if given_up else code).inc()
         if code == OK:
-            self._duration.observe(seconds)
+            self._durations[priority].observe(seconds)
 
     def stuck(self, count: int) -> None:
         """Takes the number of requests that a stage has not answered long after they were given up."""

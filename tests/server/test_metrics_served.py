@@ -31,10 +31,10 @@ class Scrape:
 
 @pytest.fixture(scope="module")
 def scrapes(server):
-    """Before and after three captions of one request, and one refusal."""
+    """Before and after three captions of one request of the batch class, and one refusal."""
     before = settled(server)
-    images = [CASE.images[0]] * 3
-    over_grpc(server, PUBLIC, images, beam_size=BEAM_SIZE, max_length=MAX_LENGTH, min_length=MAX_LENGTH)
+    settings = {"beam_size": BEAM_SIZE, "max_length": MAX_LENGTH, "min_length": MAX_LENGTH}
+    over_grpc(server, PUBLIC, [CASE.images[0]] * 3, **settings, priority_class="batch")
     with pytest.raises(InferenceServerException, match="UNSUPPORTED_FORMAT"):
         over_grpc(server, PUBLIC, [b"no image"])
     return before, settled(server, since=before)
@@ -57,20 +57,21 @@ def increase(scrapes, name, model=PUBLIC, **labels):
 
 
 def test_requests_count_by_code(scrapes):
-    assert increase(scrapes, "ofa_requests_total", code="OK") == 1
-    assert increase(scrapes, "ofa_requests_total", code="UNSUPPORTED_FORMAT") == 1
-    assert increase(scrapes, "ofa_requests_total", code="INTERNAL") == 0
+    assert increase(scrapes, "ofa_requests_total", code="OK", priority="batch") == 1
+    assert increase(scrapes, "ofa_requests_total", code="OK", priority="interactive") == 0
+    assert increase(scrapes, "ofa_requests_total", code="UNSUPPORTED_FORMAT", priority="interactive") == 1
+    assert increase(scrapes, "ofa_requests_total", code="INTERNAL", priority="batch") == 0
 
 
 def test_a_histograms_buckets_sum_and_count_fit_each_other(scrapes):
-    name = "ofa_request_duration_seconds"
-    assert increase(scrapes, f"{name}_bucket", le="+Inf") == increase(scrapes, f"{name}_count") == 1
-    assert increase(scrapes, f"{name}_bucket", le="0.005") == 0
-    assert 0.005 < increase(scrapes, f"{name}_sum") < 30
+    name, batch = "ofa_request_duration_seconds", {"priority": "batch"}
+    assert increase(scrapes, f"{name}_bucket", le="+Inf", **batch) == increase(scrapes, f"{name}_count", **batch) == 1
+    assert increase(scrapes, f"{name}_bucket", le="0.005", **batch) == 0
+    assert 0.005 < increase(scrapes, f"{name}_sum", **batch) < 30
 
 
 def test_each_image_counts_in_each_stage_and_no_stage_takes_longer_than_the_request(scrapes):
-    whole = increase(scrapes, "ofa_request_duration_seconds_sum")
+    whole = increase(scrapes, "ofa_request_duration_seconds_sum", priority="batch")
     for stage in ("preprocess_queue", "preprocess", "encode", "search_queue", "search"):
         assert increase(scrapes, "ofa_stage_duration_seconds_count", stage=stage) == 3
         assert increase(scrapes, "ofa_stage_duration_seconds_sum", stage=stage) <= 3 * whole

@@ -10,10 +10,12 @@ from ofa_serving.metrics import (
     OK,
     PATIENCE,
     RESTARTS_VARIABLE,
+    STUCK_METRIC,
     EntryMetrics,
     ImageMetrics,
     SearchMetrics,
 )
+from ofa_serving.waiting import PriorityClass
 
 
 @pytest.fixture
@@ -22,12 +24,15 @@ def entry():
 
 
 def value(metrics, name, **labels):
-    return metrics.registry.get_sample_value(name, {"model": "ofa_caption", **labels})
+    """A sample's value; of the interactive requests, where requests are told apart and nothing else is said."""
+    classed = {"priority": "interactive"} if name.startswith("ofa_request") and name != STUCK_METRIC else {}
+    return metrics.registry.get_sample_value(name, {"model": "ofa_caption", **classed, **labels})
 
 
 def test_every_code_has_a_series_from_the_start(entry):
     for code in (OK, CANCELLED, *Code):
-        assert value(entry, "ofa_requests_total", code=code) == 0
+        for priority in PriorityClass:
+            assert value(entry, "ofa_requests_total", code=code, priority=priority) == 0
 
 
 def test_an_answer_counts_by_code_and_a_caption_by_its_time_too(entry):
@@ -38,6 +43,14 @@ def test_an_answer_counts_by_code_and_a_caption_by_its_time_too(entry):
     assert value(entry, "ofa_request_duration_seconds_count") == 1
     assert value(entry, "ofa_request_duration_seconds_bucket", le="0.1") == 0
     assert value(entry, "ofa_request_duration_seconds_bucket", le="0.25") == 1
+
+
+def test_each_class_counts_by_itself(entry):
+    entry.answered("", OK, 3.0, PriorityClass.BATCH)
+    entry.answered("", Code.OVERLOADED, 0, PriorityClass.BATCH)
+    for name, code in (("ofa_request_duration_seconds_count", {}), ("ofa_requests_total", {"code": "OVERLOADED"})):
+        assert value(entry, name, **code) == 0
+        assert value(entry, name, **code, priority="batch") == 1
 
 
 def test_what_a_client_gives_up_at_once_is_not_what_the_server_is_late_with(entry):

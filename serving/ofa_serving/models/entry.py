@@ -28,7 +28,7 @@ from ..telemetry.logs import configure_logs
 from ..telemetry.origin import TRACE_PARAMETER, Origin, request_id
 from ..telemetry.requests import RequestLog
 from ..telemetry.spans import Spans, open_spans
-from ..waiting import Room, WaitingLine
+from ..waiting import PriorityClass, Room, WaitingLine
 from .call import Call
 from .publishing import Publisher
 from .responder import Flight, Responder
@@ -81,20 +81,21 @@ class EntryModel:
     def execute(self, requests: Sequence[Any]) -> None:
         """Admits every request there is room for and returns at once; the others are refused at once."""
         for request in requests:
-            origin = Origin.unknown()
+            origin, priority = Origin.unknown(), PriorityClass.INTERACTIVE
             try:
                 parameters = request_parameters(request)
                 origin = Origin.take(request, parameters, self._spans.wanted)
                 call = Call.read(request, parameters, origin, self._defaults, self._max_seconds)
-                self._admission.enter(call.load, call.priority, call.until - time.monotonic())
+                priority = call.priority
+                self._admission.enter(call.load, priority, call.until - time.monotonic())
             except CaptionError as error:
-                self._refuse(request, origin, error)
+                self._refuse(request, origin, priority, error)
             except Exception:
-                self._refuse(request, origin, fault(self._names.public))
+                self._refuse(request, origin, priority, fault(self._names.public))
             else:
                 flight = Flight(request, request.get_response_sender(), call, self._free_slots.pop())
                 self._responder.expect(flight)
-                self._line.put(flight, call.priority)
+                self._line.put(flight, priority)
 
     def finalize(self) -> None:
         """Answers what is in flight."""
@@ -109,15 +110,15 @@ class EntryModel:
         self._images.set(images)
         self._requests.set(requests)
 
-    def _refuse(self, request: Any, origin: Origin, error: CaptionError) -> None:
-        self._metrics.answered(request_id(request), error.code, 0)
+    def _refuse(self, request: Any, origin: Origin, priority: PriorityClass, error: CaptionError) -> None:
+        self._metrics.answered(request_id(request), error.code, 0, priority)
         self._log.answered(origin.request_id, error.code, 0, reason=error.message)
         send(request.get_response_sender(), refusal(error))
 
     def _answered(self, flight: Flight, code: str, reason: str) -> None:
         call = flight.call
         seconds = time.monotonic() - call.arrived
-        self._metrics.answered(call.request_id, code, seconds)
+        self._metrics.answered(call.request_id, code, seconds, call.priority)
         fields = {"reason": reason} if reason else {"stage_ms": flight.stage_ms}
         self._log.answered(
             call.origin.request_id, code, seconds, images=call.load.images, bytes=call.load.bytes, **fields
