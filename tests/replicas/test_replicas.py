@@ -78,7 +78,7 @@ def test_a_request_has_one_id_from_the_proxy_to_the_beam_search(fleet, behind):
     proxy = behind(servers)
     with load(f"grpc://{proxy.grpc_url}") as requests:
         requests.wait_for(5)
-    assert len(calls_of(proxy)) == requests.answered
+    wait_until(lambda: len(calls_of(proxy)) == requests.answered)  # nginx notes a call once its answer is out
     for request_id in calls_of(proxy):
         wait_until(lambda request_id=request_id: stages_of(servers, request_id) == {"decoded", "searched", "answered"})
 
