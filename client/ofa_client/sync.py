@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_CLOSED = "this captioner is closed"
+
 
 class Captioner:
     """Captions images with an OFA captioning server. Threads may share one; a forked process makes its own.
@@ -130,7 +132,7 @@ class Captioner:
             self._check_usable()
             return self._loop.submit(outcome_of(ask, index, image))
 
-        return pump(submit, images, concurrency, in_order)
+        return _until_closed(pump(submit, images, concurrency, in_order))
 
     def _captioned_since(self, moment: float) -> bool:
         """Tell whether any image got its caption since then, of ``time.monotonic()``."""
@@ -138,7 +140,7 @@ class Captioner:
 
     def _check_usable(self) -> None:
         if not self._forgotten.alive:
-            raise RuntimeError("this captioner is closed")
+            raise RuntimeError(_CLOSED)
         if os.getpid() != self._process:
             raise RuntimeError("a captioner does not survive a fork: create one in the new process")
 
@@ -161,6 +163,14 @@ def _close_if_alive(reference: weakref.ref[Captioner]) -> None:
     captioner = reference()
     if captioner is not None:
         captioner.close()
+
+
+def _until_closed(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Give the outcomes; that the end of the loop cancels the next one is an error, and no cancel of the caller's."""
+    try:
+        yield from outcomes
+    except CancelledError as error:
+        raise RuntimeError(_CLOSED) from error
 
 
 async def _semaphore(value: int) -> asyncio.Semaphore:
@@ -197,7 +207,7 @@ class _LoopThread:
         try:
             return future.result()
         except CancelledError as error:  # nobody else cancels it than the end of the loop
-            raise RuntimeError("this captioner is closed") from error
+            raise RuntimeError(_CLOSED) from error
         except BaseException:
             future.cancel()
             raise

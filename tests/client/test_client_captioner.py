@@ -225,6 +225,16 @@ def test_so_it_is_to_a_thread_that_waits(url, script, retry):
                 each.result()
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+def test_and_to_one_that_captions_many(url, script, in_order):
+    captioner = Captioner(url, retry=None)
+    outcomes = captioner.caption_many([script(), *[script(delay_s=3)] * 3], in_order=in_order)
+    assert next(outcomes).error is None
+    threading.Timer(0.5, captioner.close).start()
+    with pytest.raises(RuntimeError, match="this captioner is closed"):
+        list(outcomes)
+
+
 def client_threads():
     return [thread for thread in threading.enumerate() if thread.name == "ofa-client"]
 
