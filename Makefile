@@ -96,7 +96,7 @@ checkpoint: $(VENV)/.ready ## grow the bundled checkpoint and make its table, in
 TRITON_IMAGE := nvcr.io/nvidia/tritonserver:26.06-py3
 
 .PHONY: plans
-plans: ## CHECKPOINT=directory NAME=name BASE_DIGEST=sha256:... [PRECISION=fp16]: TensorRT plans for this machine's GPU, with Docker
+plans: ## CHECKPOINT=directory NAME=name BASE_DIGEST=sha256:... [PRECISION=fp32|fp16]: TensorRT plans for this machine's GPU, with Docker
 	@test -d "$(CHECKPOINT)" || { echo "make plans needs CHECKPOINT=directory, and '$(CHECKPOINT)' is none: make build fetches a" \
 	  "hub's name and says where to; a .pt file goes into a folder with its dictionaries"; exit 2; }
 	@test -z "$$(find "$(CHECKPOINT)/" -type l)" || { echo "$(CHECKPOINT) holds links, as Hugging Face's cache does, which lead" \

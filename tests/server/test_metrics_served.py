@@ -31,12 +31,14 @@ class Scrape:
 
 @pytest.fixture(scope="module")
 def scrapes(server):
-    """Before and after three captions of one request of the batch class, and one refusal."""
+    """Before and after three captions of one request of the batch class, and a refusal of each class."""
     before = settled(server)
     settings = {"beam_size": BEAM_SIZE, "max_length": MAX_LENGTH, "min_length": MAX_LENGTH}
     over_grpc(server, PUBLIC, [CASE.images[0]] * 3, **settings, priority_class="batch")
     with pytest.raises(InferenceServerException, match="UNSUPPORTED_FORMAT"):
         over_grpc(server, PUBLIC, [b"no image"])
+    with pytest.raises(InferenceServerException, match="INVALID_PARAMETER"):
+        over_grpc(server, PUBLIC, [CASE.images[0]], beam_size=0, priority_class="batch")
     return before, settled(server, since=before)
 
 
@@ -60,6 +62,7 @@ def test_requests_count_by_code(scrapes):
     assert increase(scrapes, "ofa_requests_total", code="OK", priority="batch") == 1
     assert increase(scrapes, "ofa_requests_total", code="OK", priority="interactive") == 0
     assert increase(scrapes, "ofa_requests_total", code="UNSUPPORTED_FORMAT", priority="interactive") == 1
+    assert increase(scrapes, "ofa_requests_total", code="INVALID_PARAMETER", priority="batch") == 1
     assert increase(scrapes, "ofa_requests_total", code="INTERNAL", priority="batch") == 0
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from ofa_serving.launcher import helm_values, probe
 from ofa_serving.launcher.settings import Ports, parse_settings
 
 
@@ -54,3 +55,10 @@ def test_a_value_out_of_range_ends_with_the_usage(arguments, environ):
     with pytest.raises(SystemExit) as ended:
         parse_settings(arguments, environ)
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(("program", "module"), [("ofa-probe", probe), ("ofa-helm-values", helm_values)])
+def test_what_takes_the_servers_flags_says_its_own_name(program, module, capsys):
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    assert capsys.readouterr().out.startswith(f"usage: {program} ")

@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code: 1 with one line of log if one of them is missing or damaged.
 
     """
-    settings = parse_settings(arguments)
+    purpose = "Print the chart's values for the checkpoints that ofa-serve would serve with the same flags."
+    settings = parse_settings(arguments, program="ofa-helm-values", purpose=purpose)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:
         artifacts = [load_artifact(settings.artifacts, name, runs_here=False) for name in settings.names]

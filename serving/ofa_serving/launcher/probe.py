@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code: 0 if it captions or is busy, 1 with one line of log if it does not.
 
     """
-    settings = parse_settings(arguments)
+    purpose = "Ask the server that ofa-serve runs with the same flags for the captions of its known images."
+    settings = parse_settings(arguments, program="ofa-probe", purpose=purpose)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:
         with ThreadPoolExecutor() as pool:  # one after the other, two that are late would take too long

@@ -76,9 +76,18 @@ class Settings:
         return f"[{host}]" if ":" in host else host
 
 
-def parse_settings(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the command line, and the environment for what it leaves out; exits 2 on a wrong one, as argparse does."""
-    parser = argparse.ArgumentParser(prog="ofa-serve", description="Serve built checkpoints on the embedded Triton.")
+def parse_settings(
+    arguments: Sequence[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    program: str = "ofa-serve",
+    purpose: str = "Serve built checkpoints on the embedded Triton.",
+) -> Settings:
+    """Read the command line, and the environment for what it leaves out; exits 2 on a wrong one, as argparse does.
+
+    Other programs that are told of a server take the same flags: ``program`` and ``purpose`` are what their help says.
+    """
+    parser = argparse.ArgumentParser(prog=program, description=purpose)
 
     def option(flag: str, parse: Callable[[str], Any], default: str, what: str) -> None:
         variable = "OFA_" + flag.upper().replace("-", "_")

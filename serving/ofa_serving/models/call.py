@@ -48,6 +48,7 @@ class Call:
         request: Any,
         parameters: dict[str, Any],
         origin: Origin,
+        priority: PriorityClass,
         defaults: GenerationConfig,
         max_seconds: float,
     ) -> Call:
@@ -55,15 +56,15 @@ class Call:
 
         Args:
             request: Triton's.
-            parameters: its own, but for those its origin was told by.
+            parameters: its own, but for those that told its origin and priority.
             origin: where it comes from.
+            priority: who waits for the answer.
             defaults: of the search.
             max_seconds: the longest it may take.
 
         Raises:
             CaptionError: INVALID_PARAMETER or EMPTY_IMAGE.
         """
-        priority = PriorityClass.take(parameters)
         image = pb_utils.get_input_tensor_by_name(request, Tensor.IMAGE)
         if len(image.shape()) < 2:  # Triton takes a batch of none, and hands its tensor over without that dimension
             raise CaptionError(Code.EMPTY_IMAGE, "the request has no image")

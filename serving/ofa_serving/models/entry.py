@@ -85,8 +85,8 @@ class EntryModel:
             try:
                 parameters = request_parameters(request)
                 origin = Origin.take(request, parameters, self._spans.wanted)
-                call = Call.read(request, parameters, origin, self._defaults, self._max_seconds)
-                priority = call.priority
+                priority = PriorityClass.take(parameters)
+                call = Call.read(request, parameters, origin, priority, self._defaults, self._max_seconds)
                 self._admission.enter(call.load, priority, call.until - time.monotonic())
             except CaptionError as error:
                 self._refuse(request, origin, priority, error)
