@@ -91,7 +91,7 @@ class BeamSearches:
 
     @property
     def ancestors(self) -> np.ndarray:
-        """INT64 [C, K, P]: the beam whose cache holds position t of beam k; -1 where there is none yet."""
+        """INT64 [C, K, P or more]: the beam whose cache holds position t of beam k; -1 where there is none yet."""
         return self._past[1]
 
     @property
@@ -147,6 +147,7 @@ class BeamSearches:
             ended |= [len(finished) == self._beams for finished in self._finished]
             going = self._each, np.argsort(ends, axis=1, kind="stable")[:, : self._beams]
         scores = scores[going]
+        # So have those whose wanted hypotheses none that runs on can pass.
         ended |= (self._to_beat > NEVER) & (self._to_beat >= (scores[:, 0] + _ROUNDING) / self._most)
         self._continue(parents[going], tokens[going], scores)
         return ended

@@ -96,9 +96,7 @@ class EntryMetrics:
             for priority in PriorityClass:
                 self._requests.labels(model, priority, code)
 
-    def answered(
-        self, request_id: str, code: str, seconds: float, priority: PriorityClass = PriorityClass.INTERACTIVE
-    ) -> None:
+    def answered(self, request_id: str, code: str, seconds: float, priority: PriorityClass) -> None:
         """Counts an answer: ``OK`` or a refusal's code, how long it took, and the class of the request."""
         if request_id == CANARY_REQUEST:
             self._canary.labels(self._model, code).inc()

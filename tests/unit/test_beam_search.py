@@ -28,7 +28,7 @@ def search(**settings):
 
 def test_the_first_step_looks_at_one_beam_only():
     one = search()
-    one.advance(candidates({A: -1, B: -2}, {C: 0, D: 0}))
+    one.advance(candidates({A: -1, B: -2}, {C: 0, D: -0.5}))
     assert one.tokens.tolist() == [A, B]
 
 
@@ -67,7 +67,7 @@ def test_the_search_ends_when_it_has_as_many_hypotheses_as_beams():
 def test_at_the_maximum_length_only_the_end_is_left():
     one = search(max_length=1)
     one.advance(candidates({A: -1, B: -2}, {}))
-    assert one.advance(candidates({EOS: -30, C: 0}, {EOS: -40, C: 0}))
+    assert one.advance(candidates({EOS: -30, C: 0, UNK: 0}, {EOS: -40, C: 0, UNK: -1}))
     assert [h.tokens.tolist() for h in one.hypotheses] == [[A, EOS], [B, EOS]]
 
 
@@ -120,6 +120,12 @@ def test_not_a_number_is_never_chosen():
     assert one.tokens.tolist() == [B]
 
 
+def test_an_end_that_is_forbidden_is_none_even_if_all_else_is():
+    one, nothing = search(min_length=1), np.full((2, 2), -np.inf, np.float32)
+    assert not one.advance(Candidates(np.array([[PAD, EOS]] * 2), nothing, nothing[0], nothing[0]))
+    assert one.hypotheses == []
+
+
 def test_ties_go_to_the_higher_token_however_they_are_listed():
     tied = candidates({A: -1, B: -1}, {})
     swapped = Candidates(tied.ids[:, [1, 0, *range(2, 8)]], tied.logprobs, tied.eos, tied.unk)
@@ -127,6 +133,24 @@ def test_ties_go_to_the_higher_token_however_they_are_listed():
         one = search()
         one.advance(listing)
         assert one.tokens.tolist() == [B, A]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [0, 2, 1], [2, 1, 0]])
+@pytest.mark.parametrize(
+    ("tied", "beams", "tokens"),
+    [
+        ([{C: -1}, {C: -1}], [1, 0], [C, C]),
+        ([{A: -1, B: -1, C: -1}, {}], [0, 0], [C, B]),  # more than there are beams
+        ([{A: -1, EOS: -2}, {EOS: -2.5, B: -3, C: -3}], [0, 1], [A, C]),  # the last place that is looked at
+    ],
+)
+def test_later_ties_go_to_the_higher_beam_and_token_however_they_are_listed(order, tied, beams, tokens):
+    one, order = search(), [*order, *range(3, 8)]
+    one.advance(candidates({A: -1, B: -1}, {}))
+    listed = candidates(*tied)
+    one.advance(Candidates(listed.ids[:, order], listed.logprobs[:, order], listed.eos, listed.unk))
+    assert one.ancestors[:, 1].tolist() == beams
+    assert one.tokens.tolist() == tokens
 
 
 def test_as_many_candidates_as_the_rules_may_remove_and_two_a_beam_more():
@@ -145,14 +169,16 @@ MIXED = [
     {"max_length": 10, "no_repeat_ngram_size": 2},
     {"max_length": 10, "no_repeat_ngram_size": 3, "length_penalty": 2.0},
     {"max_length": 8, "unk_penalty": 3.0, "no_repeat_ngram_size": 2},
+    {"max_length": 11, "min_length": 11, "no_repeat_ngram_size": 8},
 ]
 
 
-def test_captions_searched_together_find_what_each_finds_alone():
+@pytest.mark.parametrize("decimals", [6, 0], ids=["apart", "tied"])
+def test_captions_searched_together_find_what_each_finds_alone(decimals):
     """They join at different times, and the gaps of those that have ended are filled from behind."""
     settings = [GenerationConfig(**{"beam_size": 3, "max_length": 5, **mixed}) for mixed in MIXED]
     said = [np.random.default_rng(number) for number in range(len(settings))]
-    table = [[random.normal(-3, 2, (3, 8)).astype(np.float32) for _ in range(13)] for random in said]
+    table = [[random.normal(-3, 2, (3, 8)).round(decimals).astype(np.float32) for _ in range(13)] for random in said]
 
     def offered(number, step):
         scores = table[number][step]

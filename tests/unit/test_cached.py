@@ -47,8 +47,9 @@ def step(batch, number, reach):
     return batch.step(None, steps, np.zeros((batch.size, 1, reach), int), None, 2).logprobs
 
 
+@pytest.mark.parametrize("used", [False, True])
 @pytest.mark.parametrize("arrays", range(8))
-def test_a_batch_that_lacked_memory_is_as_good_as_new(arrays):
+def test_a_batch_that_lacked_memory_is_as_good_as_new(arrays, used):
     def captioned(batch):
         batch.join([np.full(1, value) for value in (1.0, 2.0)])
         sums = step(batch, 0, 5)
@@ -57,6 +58,11 @@ def test_a_batch_that_lacked_memory_is_as_good_as_new(arrays):
 
     engine = Engine()
     batch = GraphBatch(engine, 1)
+    if used:
+        batch.join([np.full(1, 9.0)] * 2)
+        for number in range(2):  # each of the two memories that it turns between
+            step(batch, number, 5)
+        batch.keep([])
     engine.xp.left = arrays
     with pytest.raises(MemoryError):
         batch.join([np.full(1, 7.0)] * 9)
@@ -109,6 +115,41 @@ def test_the_captions_that_a_long_one_leaves_behind_do_not_pay_for_it(kind):
     assert batch._reach == 24
     assert all(cache.shape[2] == 24 for cache in (*batch._caches.values(), *batch._others.values()))
     assert shorter == captioned(joined(kind(), 3.0, 2.0))
+
+
+@pytest.mark.parametrize("kind", [Engine, InPlace])
+def test_a_step_gets_the_same_memory_as_long_as_that_stays_where_it_is(kind, monkeypatch):
+    batch, run_step, given = joined(kind(), 1.0, 2.0, 3.0), kind.run_step, []
+
+    def checked(engine, inputs, memory):
+        state = batch._caches | batch._cross
+        assert {name: len(part) for name, part in memory.state.items()} == dict.fromkeys(state, batch.size)
+        assert all(memory.state[name].base is buffer for name, buffer in state.items())
+        assert all(memory.new[name].base is buffer for name, buffer in batch._others.items())
+        assert (inputs["ancestors"].shape[2], inputs["ancestors"][0, 0, 2:].tolist()) == (5, [-1, -1, -1])
+        given.append(memory)
+        return run_step(engine, inputs, memory)
+
+    def turns():
+        """The memory of a few steps, each of which is the next but one's, or the next one's."""
+        given.clear()
+        for number in range(4):
+            step(batch, number, 2)
+        assert all(one is other for one, other in zip(given[:2], given[2:], strict=True))
+        assert (given[0] is given[1]) == kind.in_place
+        return {id(memory): memory for memory in given}
+
+    step(batch, 0, 5)
+    monkeypatch.setattr(kind, "run_step", checked)
+    three = turns()
+    batch.keep([2])
+    one = turns()
+    batch.join([np.full(1, 4.0)] * 2)
+    assert not one.keys() & three.keys()
+    assert turns().keys() == three.keys()
+    batch.join([np.full(1, 5.0)] * 9)
+    batch.keep([1, 2, 3])
+    assert not turns().keys() & three.keys()  # grown
 
 
 def test_memory_of_a_usual_length_is_left_as_it_is():

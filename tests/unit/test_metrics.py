@@ -17,6 +17,8 @@ from ofa_serving.metrics import (
 )
 from ofa_serving.waiting import PriorityClass
 
+INTERACTIVE, BATCH = PriorityClass
+
 
 @pytest.fixture
 def entry():
@@ -36,8 +38,8 @@ def test_every_code_has_a_series_from_the_start(entry):
 
 
 def test_an_answer_counts_by_code_and_a_caption_by_its_time_too(entry):
-    entry.answered("", OK, 0.2)
-    entry.answered("some id", Code.OVERLOADED, 0)
+    entry.answered("", OK, 0.2, INTERACTIVE)
+    entry.answered("some id", Code.OVERLOADED, 0, INTERACTIVE)
     assert value(entry, "ofa_requests_total", code=OK) == 1
     assert value(entry, "ofa_requests_total", code="OVERLOADED") == 1
     assert value(entry, "ofa_request_duration_seconds_count") == 1
@@ -46,8 +48,8 @@ def test_an_answer_counts_by_code_and_a_caption_by_its_time_too(entry):
 
 
 def test_each_class_counts_by_itself(entry):
-    entry.answered("", OK, 3.0, PriorityClass.BATCH)
-    entry.answered("", Code.OVERLOADED, 0, PriorityClass.BATCH)
+    entry.answered("", OK, 3.0, BATCH)
+    entry.answered("", Code.OVERLOADED, 0, BATCH)
     for name, code in (("ofa_request_duration_seconds_count", {}), ("ofa_requests_total", {"code": "OVERLOADED"})):
         assert value(entry, name, **code) == 0
         assert value(entry, name, **code, priority="batch") == 1
@@ -55,14 +57,14 @@ def test_each_class_counts_by_itself(entry):
 
 def test_what_a_client_gives_up_at_once_is_not_what_the_server_is_late_with(entry):
     for seconds in (0, 0.1, 1):
-        entry.answered("", Code.DEADLINE_EXCEEDED, seconds)
-    entry.answered("", Code.DEADLINE_EXCEEDED, PATIENCE)
+        entry.answered("", Code.DEADLINE_EXCEEDED, seconds, INTERACTIVE)
+    entry.answered("", Code.DEADLINE_EXCEEDED, PATIENCE, INTERACTIVE)
     assert value(entry, "ofa_requests_total", code=CANCELLED) == 3
     assert value(entry, "ofa_requests_total", code="DEADLINE_EXCEEDED") == 1
 
 
 def test_a_probes_request_counts_apart(entry):
-    entry.answered(CANARY_REQUEST, OK, 0.2)
+    entry.answered(CANARY_REQUEST, OK, 0.2, INTERACTIVE)
     entry.staged(CANARY_REQUEST, [[1, 2, 3, 4, 5]])
     assert value(entry, "ofa_canary_total", code=OK) == 1
     assert value(entry, "ofa_requests_total", code=OK) == 0

@@ -159,6 +159,7 @@ class GraphBatch(DecoderBatch):
         capacity = self._capacity
         if captions > capacity:
             capacity = max(captions, capacity + self._engine.growth, capacity * 3 // 2)
+            self._memory = {}  # here too: what lacks memory half-way must leave no step over the old places
             for name, buffer in self._cross.items():
                 self._cross[name] = grown = self._engine.xp.zeros((capacity, *buffer.shape[1:]), buffer.dtype)
                 grown[: self._size] = buffer[: self._size]

@@ -58,31 +58,46 @@ class OnnxRuntimeEngine(GraphEngine):
 
     def run_step(self, inputs: Mapping[str, np.ndarray], memory: StepMemory) -> Candidates:
         """See :meth:`GraphEngine.run_step`."""
-        key = inputs["ancestors"].shape, len(inputs["ranks"])
-        step = memory.prepared.get(key)
+        shape = inputs["ancestors"].shape
+        step = memory.prepared.get(shape)
         if step is None:
-            step = memory.prepared[key] = _BoundStep(self._step, inputs, memory)
+            step = memory.prepared[shape] = _BoundStep(self._step, inputs, memory)
         return step.run(inputs)
 
 
 class _BoundStep:
-    """A step of fixed shapes over fixed memory: to bind it anew each time would take a tenth of its time."""
+    """A step of fixed shapes over fixed memory: to bind all of it anew each time would take a tenth of its time.
+
+    Only the count of candidates may change, as it does with what the search's rules may remove: a step kept for each
+    count of each batch size would add up to hundreds of megabytes.
+    """
 
     def __init__(self, step: ort.InferenceSession, inputs: Mapping[str, np.ndarray], memory: StepMemory) -> None:
-        captions, beams, _ = inputs["ancestors"].shape
-        each, best = (captions, beams), (captions, beams, len(inputs["ranks"]))
-        found = {"ids": (best, np.int64), "logprobs": (best, np.float32), "eos": (each, np.float32)}
-        found["unk"] = found["eos"]
-        self._inputs = {name: np.empty_like(values, order="C") for name, values in inputs.items()}
-        self._outputs = {name: np.empty(*kind) for name, kind in found.items()}
         self._step, self._binding = step, step.io_binding()
-        for name, values in {**self._inputs, **memory.state}.items():
-            self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(values))
-        for name, values in {**self._outputs, **{f"new_{name}": values for name, values in memory.new.items()}}.items():
-            self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(values))
+        self._inputs = {name: np.empty_like(values, order="C") for name, values in inputs.items()}
+        self._outputs = {name: np.empty(inputs["tokens"].shape, np.float32) for name in ("eos", "unk")}
+        new = {f"new_{name}": values for name, values in memory.new.items()}
+        self._bind({**self._inputs, **memory.state}, {**self._outputs, **new})
+        self._make_room(inputs["ranks"])
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Candidates:
+        if len(inputs["ranks"]) != len(self._inputs["ranks"]):
+            self._make_room(inputs["ranks"])
         for name, values in inputs.items():
             self._inputs[name][...] = values
         self._step.run_with_iobinding(self._binding)
-        return Candidates(*(values.copy() for values in self._outputs.values()))
+        return Candidates(**{name: values.copy() for name, values in self._outputs.items()})
+
+    def _make_room(self, ranks: np.ndarray) -> None:
+        """Makes room for so many candidates of each beam."""
+        best = (*self._outputs["eos"].shape, len(ranks))
+        room = {"ids": np.empty(best, np.int64), "logprobs": np.empty(best, np.float32)}
+        self._inputs["ranks"] = np.empty_like(ranks)
+        self._outputs |= room
+        self._bind({"ranks": self._inputs["ranks"]}, room)
+
+    def _bind(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        for name, values in inputs.items():
+            self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(values))
+        for name, values in outputs.items():
+            self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(values))
