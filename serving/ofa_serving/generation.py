@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from .contract import PARAMETERS, CaptionError, Code, Range
+from .contract import PARAMETERS, PRIORITY_CLASS, CaptionError, Code, Range
 
 _DECIMAL = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
 _SHOWN = 40
@@ -58,7 +58,9 @@ class GenerationConfig:
 def _number(name: str, value: object) -> int | float:
     known = PARAMETERS.get(name)
     if known is None:
-        raise _invalid(f"{_shown(name)} is no parameter; there are {', '.join(PARAMETERS)}")
+        raise _invalid(
+            f"{_shown(name)} is no parameter; there are {', '.join(PARAMETERS)}, {PRIORITY_CLASS} and timeout"
+        )
     number = float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not _fits(number, known):
         kind = "a whole number" if known.kind is int else "a number"

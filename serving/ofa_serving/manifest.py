@@ -111,7 +111,7 @@ class Manifest:
         except FileNotFoundError:
             raise ManifestError(f"no {path.name} in {path.parent}: build the checkpoint first") from None
         except (OSError, ValueError) as error:
-            reason = type(error).__name__
+            reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
             raise ManifestError(f"{path} cannot be read ({reason}): build the checkpoint again") from error
         schema = document.pop("schema", None) if isinstance(document, dict) else None
         if schema != SCHEMA:

@@ -198,6 +198,7 @@ def assert_two_signals_end(launcher):
     began = time.monotonic()
     launcher.send_signal(signal.SIGINT)
     wait_until(lambda: "stopping" in launcher.log())
+    time.sleep(1)
     launcher.send_signal(signal.SIGINT)
     assert launcher.wait() == 1
     assert time.monotonic() - began < 10
@@ -212,6 +213,18 @@ def test_a_second_signal_does_not_wait(launcher):
         with pytest.raises(InferenceServerException):
             answer.result()
     assert regions(launcher) == []
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(launcher):
+    """As when a whole group gets it, and make, a member, passes on what it got."""
+    with launcher, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(caption, launcher, sleep="3")
+        time.sleep(0.5)
+        launcher.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in launcher.log())
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait() == 0
+        assert answer.result() == caption_of(IMAGE)
 
 
 def test_a_signal_while_models_load_stops_it(launcher, artifacts):

@@ -26,7 +26,7 @@ REFUSED = {
     "int8 by no pictures": (["--precision", "int8"], "int8 needs --pictures FOLDER"),
     "int8 by a folder without": (["--precision", "int8", "--pictures", "."], "has no picture that can be read"),
     "pictures for fp32": (["--pictures", "."], "--pictures is for int8, not for fp32"),
-    "int8 by no folder": (["--precision", "int8", "--pictures", "nowhere"], "nowhere"),
+    "int8 by no folder": (["--precision", "int8", "--pictures", "nowhere"], "--pictures nowhere is no folder"),
     "fewer than no threads": (["--threads", "-1"], "0 or more"),
     "weights that are others": (["--sha256", "0" * 64], "not to what was asked for"),
     "no such checkpoint": ([], "no-such-folder"),

@@ -19,7 +19,7 @@ def serving(monkeypatch, tmp_path):
     plan = SimpleNamespace(settings=settings, canaries=(), installation=SimpleNamespace(environment={}))
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     monkeypatch.setattr(module, "TritonProcess", lambda *_: process)
-    monkeypatch.setattr(module, "ModelProcesses", lambda: SimpleNamespace(find=lambda _pid: None))
+    monkeypatch.setattr(module, "ModelProcesses", lambda: SimpleNamespace(find=lambda _pid: None, failure=None))
     monkeypatch.setattr(module, "_DRAIN_SECONDS", 0.01)
     monkeypatch.setattr(Server, "_command", lambda *_: [])
     monkeypatch.setattr(Server, "_is_ready", lambda _: True)

@@ -107,6 +107,7 @@ def test_a_count_is_a_whole_number(value):
 def test_an_unknown_name_is_refused_with_the_known_ones():
     message = refusal(beams=5)
     assert message.startswith("'beams' is no parameter; there are beam_size, num_captions,")
+    assert message.endswith(", unk_penalty, priority_class and timeout")
 
 
 def test_a_long_value_is_not_repeated_whole():

@@ -1,5 +1,6 @@
 """Every flag is an environment variable as well; a flag wins."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,14 +48,17 @@ def test_clients_of_this_machine_reach_a_server_that_listens_everywhere(host, re
         (["--stop-timeout=0"], {}),
         (["--max-restarts=-1"], {}),
         (["--start-timeout=soon"], {}),
+        (["--log-format=xml"], {}),
+        (["--request-log=some"], {}),
         (["--shared-memory-key=short"], {}),
         (["--shared-memory-key=sixteen-and-more,logging"], {}),
     ],
 )
-def test_a_value_out_of_range_ends_with_the_usage(arguments, environ):
+def test_a_value_out_of_range_ends_with_the_usage(arguments, environ, capsys):
     with pytest.raises(SystemExit) as ended:
         parse_settings(arguments, environ)
     assert ended.value.code == 2
+    assert re.search(r"error: argument --[a-z-]+: .*(is not a|is none of|has at least) ", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("program", "module"), [("ofa-probe", probe), ("ofa-helm-values", helm_values)])

@@ -44,7 +44,7 @@ def watched(endpoints, canary, seconds=4, known_seconds=0.0):
     watch = Watch(
         SimpleNamespace(
             plan=SimpleNamespace(settings=settings, endpoints=endpoints, canaries=[canary], artifacts=[]),
-            model_processes=SimpleNamespace(failed=dict, wait=time.sleep),
+            model_processes=SimpleNamespace(failure=None, wait=time.sleep),
             check_running=lambda: None,
             metric=lambda name: 0,
             known_seconds=known_seconds,

@@ -80,6 +80,8 @@ def _pictures(folder: Path | None) -> list[bytes]:
     """Picture files from all over a folder; what cannot be read is named and passed over."""
     if folder is None:
         raise ChoiceError("int8 needs --pictures FOLDER: pictures like those to be captioned")
+    if not folder.is_dir():
+        raise ChoiceError(f"--pictures {folder} is no folder")
     paths = sorted(path for path in folder.iterdir() if path.is_file() and _begins_as_picture(path))
     step = -(-len(paths) // PICTURES) or 1
     spread = (path for start in range(step) for path in paths[start::step])  # every n-th, then those between

@@ -14,17 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _STUB = b"triton_python_backend_stub"
+_SHORT_STUB = _STUB[:15].decode()
+"""What the kernel calls it: all that is left of one that has ended and that the server does not miss."""
+
 _STOPPED_SECONDS = 0.5
 """A process that is stopped for longer is not coming back by itself; after a second, Triton would say so to clients."""
 
 
 @dataclass(frozen=True)
 class ModelProcess:
-    """A process of a model; a reused process id does not pass for it."""
+    """A process of a model, or of an unknown one; a reused process id does not pass for it."""
 
     pid: int
     started: str
-    model: str
+    model: str | None
 
 
 class ModelProcesses:
@@ -54,7 +57,13 @@ class ModelProcesses:
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def failed(self) -> dict[str, str]:
+    @property
+    def failure(self) -> str | None:
+        """What has happened to which of them, in words; None if nothing has."""
+        named = ((f"model {model}" if model else "a model", what) for model, what in self.failed().items())
+        return "; ".join(f"the process of {model} {what}" for model, what in named) or None
+
+    def failed(self) -> dict[str | None, str]:
         """Return what has happened to which model, of those that something has happened to."""
         failures = {}
         for process in self._expected:
@@ -70,6 +79,7 @@ class ModelProcesses:
 
 @dataclass(frozen=True)
 class _Stat:
+    name: str
     state: str
     parent: int
     started: str
@@ -77,10 +87,11 @@ class _Stat:
 
 def _stat(pid: int) -> _Stat | None:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        start, _, end = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
     except OSError:
         return None
-    return _Stat(state=fields[0], parent=int(fields[1]), started=fields[19])
+    fields = end.split()
+    return _Stat(name=start.partition("(")[2], state=fields[0], parent=int(fields[1]), started=fields[19])
 
 
 def _processes(server_pid: int) -> Iterator[ModelProcess]:
@@ -96,6 +107,8 @@ def _processes(server_pid: int) -> Iterator[ModelProcess]:
             words = (folder / "cmdline").read_bytes().split(b"\0")
             if words[0].endswith(_STUB):
                 yield ModelProcess(int(folder.name), stat.started, _model_name(words))
+            elif stat.state == "Z" and stat.name == _SHORT_STUB:
+                yield ModelProcess(int(folder.name), stat.started, None)
 
 
 def _model_name(words: list[bytes]) -> str:

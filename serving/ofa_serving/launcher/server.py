@@ -114,6 +114,8 @@ class Server:
         self.model_processes.find(self.pid)
         if not all(self._captions(canary, deadline, stopping) for canary in self.plan.canaries):
             return False
+        if failure := self.model_processes.failure:  # while it loaded: another of the model's may have captioned
+            raise LaunchError(failure)
         self._in_flight()
         return True
 

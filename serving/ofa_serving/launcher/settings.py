@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ofa_serving.contract import DEFAULT_NAME
 from ofa_serving.telemetry.logs import LogFormat
 from ofa_serving.telemetry.requests import RequestLogMode
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -111,8 +116,8 @@ def parse_settings(
     option("canary-timeout", _positive, "10", "seconds for a known image's caption, or 3 times what it took at start")
     option("max-restarts", _count, "5", "restarts of a failing server within 10 minutes; 0 ends with the first failure")
     option("cache-mib", _count, "0", "size of a cache of encoded images in MiB, about 1 MiB an image; 0 for none")
-    option("log-format", LogFormat, LogFormat.TEXT, "text or json, an object a line")
-    option("request-log", RequestLogMode, RequestLogMode.NONE, "the requests that get log lines: none, refused or all")
+    option("log-format", _one_of(LogFormat), LogFormat.TEXT, "text or json, an object a line")
+    option("request-log", _one_of(RequestLogMode), RequestLogMode.NONE, "which get log lines: none, refused or all")
     option("trace-url", str, "", "OpenTelemetry collector, such as http://collector:4318/v1/traces")
     option("trace-every", _positive, "100", "trace one of so many requests")
     option("shared-memory-key", _key, "", "lets clients on this host that know it send images through shared memory")
@@ -147,28 +152,32 @@ def _optional_folder(text: str) -> Path | None:
     return Path(text).absolute() if text else None
 
 
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port (0 to 65535)")
-    return port
+def _number(text: str, least: int, most: float, kind: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not a {kind}")
+    return number
+
+
+_port = partial(_number, least=0, most=65535, kind="port (0 to 65535)")
+_positive = partial(_number, least=1, most=math.inf, kind="number from 1 up")
+_count = partial(_number, least=0, most=math.inf, kind="number from 0 up")
+
+
+def _one_of(choices: type[_Choice]) -> Callable[[str], _Choice]:
+    def parse(text: str) -> _Choice:
+        try:
+            return choices(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(choices)}") from None
+
+    return parse
 
 
 def _key(text: str) -> str:
     if text and not re.fullmatch(r"[A-Za-z0-9_-]{16,}", text):
         raise argparse.ArgumentTypeError("a key has at least 16 letters, digits, - and _")
     return text
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
-    return number
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 up")
-    return count

@@ -24,6 +24,10 @@ from ofa_serving.launcher.watch import Watch
 
 _POLL_SECONDS = 0.1
 _CLEAN_EXITS = (0, -signal.SIGTERM)  # the second before it listens to signals
+_ONE_SIGNAL = 1.0
+"""Seconds in which further signals are the first one's echo: who signals a whole group reaches make as well, which
+passes on what it gets."""
+
 _EXIT_MARGIN = 10
 """Seconds past the server's own exit timeout until it is killed."""
 
@@ -54,10 +58,11 @@ class Supervisor:
         self._restarts = Restarts(settings.max_restarts)
         self._served = False
         self._stopping = threading.Event()
+        self._told = 0.0
         self._impatient = threading.Event()
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then let the requests in flight finish; a second signal does not wait.
+        """Serve until SIGTERM or SIGINT, then let the requests in flight finish; a later second signal does not wait.
 
         Raises:
             LaunchError: the server did not come up the first time, failed again and again, or had to be killed.
@@ -72,7 +77,9 @@ class Supervisor:
                 return
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._stopping.is_set():
+        if not self._stopping.is_set():
+            self._told = time.monotonic()
+        elif time.monotonic() - self._told > _ONE_SIGNAL:
             self._impatient.set()
         self._stopping.set()
 

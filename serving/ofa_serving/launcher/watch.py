@@ -54,8 +54,8 @@ class Watch:
 
         """
         self._server.check_running()
-        if failures := self._processes.failed():
-            raise LaunchError("; ".join(f"the process of model {name} {what}" for name, what in failures.items()))
+        if failure := self._processes.failure:
+            raise LaunchError(failure)
         now = time.monotonic()
         if self._trial is not None and self._trial.done():
             trial, self._trial = self._trial, None
