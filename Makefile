@@ -24,6 +24,11 @@ OPTIONAL := CHECKPOINT PICTURES SHA256 PEER CONTENDERS FLAGS BASE_DIGEST TARGET 
   JUDGED WANTED
 $(foreach name,$(OPTIONAL),$(eval $(name) :=))
 
+# A misspelt one would be passed over in silence; what is meant for a command, such as PIP_INDEX_URL, only gets a word.
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+STRANGE := $(if $(GIVEN),$(filter-out $(shell grep -oE '[A-Z_0-9]+' $(firstword $(MAKEFILE_LIST))),$(GIVEN)))
+$(if $(STRANGE),$(warning $(STRANGE): no variable of this Makefile, see `make`; passed on to the commands as it is))
+
 .PHONY: help
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -17,13 +17,16 @@ MANIFEST = "artifacts/ofa_caption/manifest.json"
 THERE = [f"--old-file={file}" for file in (".venv/.ready", ".venv-page/.ready", MANIFEST)]
 
 
-def make(folder, *words, **variables):
-    """What make prints; the outer make's own variables stay outside."""
+def made(folder, *words, **variables):
+    """A run of make; the outer make's own variables stay outside."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "--no-print-directory", *words]
-    return subprocess.run(
-        command, cwd=folder, env=environment | variables, check=True, capture_output=True, text=True
-    ).stdout
+    return subprocess.run(command, cwd=folder, env=environment | variables, check=True, capture_output=True, text=True)
+
+
+def make(folder, *words, **variables):
+    """What make prints."""
+    return made(folder, *words, **variables).stdout
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,11 @@ def test_a_variable_counts_on_the_command_line_and_not_in_the_environment():
     ours = make(ROOT, "-n", *THERE, *COMMANDS)
     assert make(ROOT, "-n", *THERE, *COMMANDS, **foreign) == ours
     assert "--url there" in make(ROOT, "-n", *THERE, "loadtest", "HOST=there")
+
+
+def test_a_misspelt_variable_is_named():
+    for words, named in ((["NMAE=x"], True), (["NAME=x", "HTTP_PORT=9"], False)):
+        assert ("NMAE: no variable" in made(ROOT, "-n", *words, "help").stderr) == named
 
 
 @pytest.fixture
