@@ -73,6 +73,11 @@ def search_options(parsed: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
+def caption_settings(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Pick out what the captions depend on, whoever makes them and however fast."""
+    return {name: getattr(parsed, name) for name in ("model", *contract.PARAMETERS)}
+
+
 def _add_server(group: Any) -> None:
     addresses = "the server: grpc://host:port or http://host:port; grpcs:// or https:// with TLS; replicas with commas"
     _add(group, "url", DEFAULT_URL, addresses)

@@ -10,14 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ofa_client.aio import LONGEST_TIMEOUT
-from ofa_client.arguments import parse_arguments, search_options
+from ofa_client.arguments import caption_settings, parse_arguments, search_options
 from ofa_client.bulk.items import Columns, Inputs
 from ofa_client.bulk.journal import JournalError
 from ofa_client.bulk.keys import KeySet
 from ofa_client.bulk.outage import OutageError
-from ofa_client.bulk.output import Files, Lines, OutputFiles
+from ofa_client.bulk.output import Files, Lines, Output, OutputFiles
 from ofa_client.bulk.progress import offer
 from ofa_client.bulk.run import caption_items, count_in_background
 from ofa_client.errors import CaptionServiceError
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
     files = _files(parsed)
-    with _captioner(parsed) as captioner, Files(files, parsed.retry_failed) if files else Lines(parsed.json) as output:
+    with _captioner(parsed) as captioner, _output(files, parsed) as output:
         if files and not inputs.come_once:
             count_in_background(inputs, output)
         caption_items(
@@ -84,8 +85,8 @@ def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
             **search_options(parsed),
         )
         output.finish()
-        if not output.met:
-            offer(sys.stderr, "ofa-caption: the inputs hold no image\n")
+        output.expect(output.met - output.repeated)
+        _say_what_is_empty(inputs, output.met)
         if output.repeated:
             offer(sys.stderr, f"ofa-caption: left out because their names came before: {output.repeated}\n")
         if files and output.failures:
@@ -94,10 +95,33 @@ def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
         return SOME_FAILED if output.failures else 0
 
 
+def _say_what_is_empty(inputs: Inputs, met: int) -> None:
+    """Name the folders and lists without an image; a mistyped name may be the reason."""
+    for name in inputs.without_images:
+        offer(sys.stderr, f"ofa-caption: {'standard input' if name == '-' else name} holds no image\n")
+    if not (met or inputs.without_images):
+        what = "this shard of the inputs holds" if inputs.shard.count > 1 else "the inputs hold"
+        offer(sys.stderr, f"ofa-caption: {what} no image\n")
+
+
 def _files(parsed: argparse.Namespace) -> OutputFiles | None:
     if parsed.output is None:
         return None
-    return OutputFiles.named(parsed.output, parsed.format, parsed.errors, parsed.shard)
+    files = OutputFiles.named(parsed.output, parsed.format, parsed.errors, parsed.shard)
+    files.check(parsed.inputs)
+    return files
+
+
+def _output(files: OutputFiles | None, parsed: argparse.Namespace) -> Output:
+    if files is None:
+        return Lines(parsed.json)
+    return Files(files, parsed.retry_failed, _settings(files, parsed))
+
+
+def _settings(files: OutputFiles, parsed: argparse.Namespace) -> dict[str, Any]:
+    """Name what the output's lines depend on; other formats leave the details out."""
+    details = {"details": parsed.details} if files.format == "jsonl" else {}
+    return {**caption_settings(parsed), **details}
 
 
 def _captioner(parsed: argparse.Namespace) -> Captioner:
@@ -122,6 +146,8 @@ def _captioner(parsed: argparse.Namespace) -> Captioner:
 def _list(inputs: Inputs, parsed: argparse.Namespace) -> int:
     """Name what is left to do, one key a line, and count it on standard error; no file is touched."""
     files = _files(parsed)
+    if files:
+        files.check_settings(_settings(files, parsed))
     known, met = files.known(parsed.retry_failed) if files else KeySet(), KeySet()
     done = left = repeated = 0
     for item in inputs:
@@ -134,6 +160,7 @@ def _list(inputs: Inputs, parsed: argparse.Namespace) -> int:
             done += 1
     repeats = f", {repeated} named again" if repeated else ""
     offer(sys.stderr, f"{left} images to caption, {done} done already{repeats}\n")
+    _say_what_is_empty(inputs, left + done + repeated)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import tarfile
 
@@ -236,8 +237,32 @@ def test_an_archive_that_is_none_fails(folder):
     (folder / "a.tar").write_text("nothing of the kind")
     (folder / "a.parquet").write_text("nothing of the kind")
     found = contents("a.tar", "a.parquet")
-    assert "archive is damaged" in found["a.tar"]
+    assert found["a.tar"] == "this is no tar archive, or its beginning is damaged"
     assert found["a.parquet"] == "this is no Parquet file"
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive\n" * 1000, b"\x1f\x8b\x08" + b"\xff" * 2000, b"BZh9" + b"\0" * 600]
+)
+def test_why_a_file_is_no_archive_is_one_line_without_the_librarys_names(folder, suffix, content):
+    (folder / f"a.{suffix}").write_bytes(content)
+    reason = contents(f"a.{suffix}")[f"a.{suffix}"]
+    assert reason.startswith(("this is no tar archive", "the archive is damaged"))
+    assert not re.search(r"\n|Error|method|b'|0x", reason)
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("tar.gz", "w:gz"), ("tar.bz2", "w:bz2"), ("tar.xz", "w:xz")])
+def test_why_a_compressed_archive_is_damaged_is_one_line_as_well(folder, suffix, mode):
+    name = f"shard.{suffix}"
+    write_tar(name, [f"{i}.jpg" for i in range(20)], mode)
+    data = (folder / name).read_bytes()
+    for size in (len(data) // 2, len(data) - 6):
+        for rest in (b"", b"\xff" * (len(data) - size)):
+            (folder / name).write_bytes(data[:size] + rest)
+            reasons = [value for value in contents(name).values() if isinstance(value, str)]
+            assert reasons
+            assert not re.search(r"\n|Error|method|b'|0x|stream", " ".join(reasons))
 
 
 def test_a_table_holds_bytes(folder):
@@ -290,6 +315,21 @@ def test_images_are_counted_and_tables_are_not_read_for_it(folder, monkeypatch):
     names = ["photos", "shard.tar", "t.parquet"]
     assert Inputs(names).count() == 4 + 2 + 8
     assert sum(Inputs(names, shard=Shard(i, 3)).count() for i in range(3)) == 14
+
+
+def test_images_of_one_name_are_counted_once(folder):
+    write_tar("shard.tar", ["0.jpg", "0.jpg", "1.jpg"])
+    (folder / "list.txt").write_text("x\nphotos/b.jpg\nx\n")
+    assert Inputs(["photos", "shard.tar", "list.txt", "photos/*.jpg"]).count() == 4 + 2 + 1
+
+
+def test_folders_and_lists_without_an_image_are_named(folder):
+    (folder / "empty/deep").mkdir(parents=True)
+    (folder / "list.txt").write_text("\n\n")
+    inputs = Inputs(["photos", "empty", "list.txt", "x", "*.gif", "empty/*"], Shard(0, 3))
+    for _ in range(2):
+        assert list(inputs)
+        assert list(inputs.without_images) == ["empty", "list.txt", "empty/*"]
 
 
 def test_nothing_is_decompressed_to_be_counted(folder):

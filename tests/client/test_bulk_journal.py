@@ -111,7 +111,7 @@ def test_a_full_disk_is_said_and_costs_no_record(path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 5, before[1]))
     try:
-        with pytest.raises(OSError, match="cannot be written on"):
+        with pytest.raises(OSError, match="cannot be written on: File too large"):
             journal.append({"image": "b.jpg", "captions": []})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -120,6 +120,27 @@ def test_a_full_disk_is_said_and_costs_no_record(path):
     assert path.read_bytes() != whole
     opened(path)[0].close()
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("room", [0, 5])
+def test_why_a_disk_takes_no_more_is_said(path, monkeypatch, room):
+    """It takes what it has room for, and tells why only when asked to take more."""
+    journal, _ = opened(path)
+    take = os.write
+
+    def full(file, data):
+        written = path.stat().st_size
+        if written == room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return take(file, data[: room - written])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="cannot be written on: No space left on device") as raised:
+        journal.append({"image": "a.jpg", "captions": []})
+    monkeypatch.undo()
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(path))
+    assert path.read_bytes() == b'{"image": "a.jpg"'[:room]
+    journal.close()
 
 
 def test_keys_are_few_bytes_each_however_many():

@@ -97,6 +97,14 @@ def test_before_the_images_are_counted_no_time_left_is_shown():
     assert progress.line(progress._begun + 1) == "1 images  1.0/s"
 
 
+def test_no_more_than_all_is_shown_as_done():
+    """What an earlier run did may be other images than this run's."""
+    progress = Progress(Terminal(), already=4)
+    progress.total = 1
+    progress.add()
+    assert progress.line(progress._begun + 1) == "#################### 100%  1/1  1.0/s  0:00 left"
+
+
 def test_the_rate_is_of_late():
     progress = Progress(Terminal())
     progress.total = 100_000

@@ -77,8 +77,27 @@ def test_what_is_about_a_file_needs_one(ofa_caption, image, flag):
 def test_a_folder_without_images_is_said_to_be_one(ofa_caption, tmp_path):
     (tmp_path / "empty").mkdir()
     result = ofa_caption("empty")
-    assert (result.stdout, result.stderr) == ("", "ofa-caption: the inputs hold no image\n")
+    assert (result.stdout, result.stderr) == ("", "ofa-caption: empty holds no image\n")
     assert result.returncode == 0
+
+
+def test_inputs_without_an_image_are_named_beside_others(ofa_caption, image, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("\n")
+    empty = ["ofa-caption: empty holds no image", "ofa-caption: list.txt holds no image"]
+    result = ofa_caption("empty", image("cat.jpg", "a cat"), "list.txt")
+    assert (result.stdout, result.stderr.splitlines(), result.returncode) == ("cat.jpg: a cat\n", empty, 0)
+    result = ofa_caption("empty", "cat.jpg", "list.txt", "--dry-run")
+    assert result.stderr.splitlines() == ["1 images to caption, 0 done already", *empty]
+    result = ofa_caption("empty", "*.gif")
+    assert result.stderr.splitlines() == ["*.gif: UNREADABLE: no file matches", empty[0]]
+    assert result.returncode == 1
+
+
+def test_a_shard_without_an_image_does_not_say_that_there_is_none(ofa_caption, image):
+    image("cat.jpg", "a cat")
+    results = [ofa_caption(".", OFA_SHARD=f"{i}/2") for i in range(2)]
+    assert sorted(result.stderr for result in results) == ["", "ofa-caption: this shard of the inputs holds no image\n"]
 
 
 def test_a_bad_image_is_one_line_and_the_others_go_on(ofa_caption, image):

@@ -113,6 +113,28 @@ def test_what_is_left_out_for_its_name_is_counted(ofa_caption, photos, tmp_path)
     assert "left out" not in ofa_caption("photos", "--output", "captions.jsonl").stderr
 
 
+def test_the_progress_ends_with_all_there_is(ofa_caption, photos, tmp_path):
+    photos(6)
+
+    def last(*inputs):
+        result = ofa_caption(*inputs, "--output", "captions.jsonl")
+        return [line for line in result.stderr.splitlines() if not line.startswith("ofa-caption: ")][-1]
+
+    (tmp_path / "list.txt").write_text("photos/0000.jpg\n" * 6)
+    assert last("list.txt").startswith("#################### 100%  1/1 ")
+    assert last("photos").startswith("#################### 100%  6/6 ")
+    assert last("photos/0003.jpg").startswith("#################### 100%  1/1 ")
+
+
+def test_names_that_come_again_in_a_table_count_once_at_the_end(ofa_caption, photos, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet is an extra")
+    import pyarrow
+
+    parquet.write_table(pyarrow.table({"image": photos(4) * 2, "id": ["a", "b", "c", "d"] * 2}), tmp_path / "t.parquet")
+    result = ofa_caption("t.parquet", "--key-column", "id", "--output", "captions.jsonl")
+    assert result.stderr.splitlines()[-1].startswith("#################### 100%  4/4 ")
+
+
 def test_a_table_that_is_damaged_costs_its_rows_alone(ofa_caption, photos, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet is an extra")
     import pyarrow

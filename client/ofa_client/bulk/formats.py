@@ -16,18 +16,34 @@ Records = Iterable["dict[str, Any]"]
 _ROWS_A_GROUP = 10_000
 
 
-def convert(records: Records, path: Path, file_format: str) -> None:
+def convert(
+    records: Records, path: Path, file_format: str, before_it_is_moved: Callable[[Path], None] | None = None
+) -> None:
     """Write records to ``path`` as ``csv``, ``parquet`` or ``coco``.
+
+    Args:
+        records: the records.
+        path: what is replaced.
+        file_format: what it becomes.
+        before_it_is_moved: called with the complete file, while ``path`` is as it was.
 
     Raises:
         ImportError: Parquet without pyarrow.
         OSError: the file cannot be written.
     """
-    aside = path.with_name(f".{path.name}.part")
+    aside = written_aside(path)
+    aside.unlink(missing_ok=True)  # it could be a link to somebody's file
     _WRITERS[file_format](records, aside)
     with aside.open("rb") as file:
         os.fsync(file.fileno())
+    if before_it_is_moved:
+        before_it_is_moved(aside)
     aside.replace(path)
+
+
+def written_aside(path: Path) -> Path:
+    """Tell where a file is written before it takes its place."""
+    return path.with_name(f".{path.name}.part")
 
 
 def _csv(records: Records, path: Path) -> None:

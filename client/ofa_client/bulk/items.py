@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Callable
 
+from ofa_client.bulk.keys import KeySet
 from ofa_client.bulk.shard import Shard
 from ofa_client.images import ImageSource, is_url
 
@@ -20,7 +21,8 @@ UNSUPPORTED_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".tif", ".tiff")
 """Images that the server does not read: taken as well, so that they are reported instead of passed over."""
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_TAKEN_SUFFIXES = (*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES, *_TAR_SUFFIXES, ".parquet")
+TAKEN_SUFFIXES = (*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES, *_TAR_SUFFIXES, ".parquet")
+"""What is taken for an input below a folder that is given as one."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class Inputs:
     shard: Shard = field(default_factory=Shard)
     columns: Columns = field(default_factory=Columns)
 
+    without_images: dict[str, None] = field(default_factory=dict, init=False)
+    """The names, as they were given, of folders and lists in which an iteration found nothing; a set in order."""
+
     def __iter__(self) -> Iterator[Item]:
         for taken in self._taken():
             if isinstance(taken, Item):
@@ -84,15 +89,19 @@ class Inputs:
                 yield from taken.read()
 
     def count(self) -> int | None:
-        """Count the images, if no archive has to be decompressed for that; else None."""
+        """Count the images, if no archive has to be decompressed for that; else None.
+
+        Of one name, they count once, but for those of tables, which are not read for it.
+        """
+        keys = KeySet()
         total = 0
         for taken in self._taken():
             if isinstance(taken, Item):
-                total += 1
+                total += keys.add(taken.key)
             elif taken.size is not None:
                 total += taken.size
             elif taken.counted_by_reading:
-                total += sum(1 for _ in taken.read())
+                total += sum(keys.add(item.key) for item in taken.read())
             else:
                 return None
         return total
@@ -100,7 +109,7 @@ class Inputs:
     def _taken(self) -> Iterator[Item | Part]:
         """Give what is in this shard."""
         parts = 0
-        for item in self._expand(self.names):
+        for item in self._named():
             if not isinstance(item, _Archive):
                 if self.shard.takes(item.key):
                     yield item
@@ -114,6 +123,16 @@ class Inputs:
     def come_once(self) -> bool:
         """Whether images are named on standard input or a pipe: they may be some time in coming, and come once."""
         return any(name == "-" or _is_pipe(name) for name in self.names)
+
+    def _named(self) -> Iterator[Item | _Archive]:
+        """Give what the names stand for, and note those that stand for nothing."""
+        for name in self.names:
+            empty = True
+            for item in self._expand([name]):
+                empty = False
+                yield item
+            if empty:
+                self.without_images[name] = None
 
     def _expand(self, names: Iterable[str]) -> Iterator[Item | _Archive]:
         for name in names:
@@ -183,7 +202,7 @@ def _walk(folder: str) -> Iterator[Item | _Archive]:
             yield unreadable(current, error.strerror or str(error), error.errno)
             continue
         for entry in entries:
-            if entry.name.lower().endswith(_TAKEN_SUFFIXES) and _may_be_read(entry):
+            if entry.name.lower().endswith(TAKEN_SUFFIXES) and _may_be_read(entry):
                 yield _one(entry.path)
         folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
 

@@ -28,7 +28,8 @@ class Progress:
     """Shows counts, rate and time left on a text stream.
 
     ``total`` may be set late, when the images have been counted; until then no time left is shown. Images that an
-    earlier run did are counted in ``already``, not in the rate.
+    earlier run did are counted in ``already``, not in the rate; some may be other images than this run's, so that no
+    more than ``total`` are shown as done.
     """
 
     def __init__(self, stream: TextIO, already: int = 0) -> None:
@@ -70,11 +71,12 @@ class Progress:
         rate = self._rate(now, here)
         parts = [f"{done} images"]
         if self.total is not None:
+            done = min(done, self.total)
             share = done / self.total if self.total else 1.0
             parts = [f"{_blocks(share)} {share:4.0%}  {done}/{self.total}"]
         parts.append(f"{rate:.1f}/s")
         if self.total is not None and rate:
-            parts.append(f"{_clock(max(self.total - done, 0) / rate)} left")
+            parts.append(f"{_clock((self.total - done) / rate)} left")
         if self._failed:
             parts.append(f"{self._failed} failed")
         return "  ".join(parts)
@@ -89,7 +91,7 @@ class Progress:
 
 
 def _blocks(share: float) -> str:
-    filled = round(min(share, 1.0) * 20)
+    filled = round(share * 20)
     return "#" * filled + "-" * (20 - filled)
 
 

@@ -30,7 +30,7 @@ class _Member(tarfile.TarInfo):
 def members(name: str) -> Iterator[Item]:
     """Give the images of an archive in its order; an archive that cannot be read on is an item that cannot be read."""
     try:
-        with tarfile.open(name, tarinfo=_Member) as archive:
+        with _opened(name) as archive:
             # Python 3.9 fails where it looks for the next member of an archive that has none.
             while archive.offset and (member := archive.next()) is not None:
                 archive.members = []  # it would keep every member's header
@@ -39,10 +39,21 @@ def members(name: str) -> Iterator[Item]:
             while rest := archive.fileobj.read(_REST_AT_A_TIME):
                 if rest.strip(b"\0"):
                     raise tarfile.ReadError("there is more behind its end")
-    except OSError as error:
-        yield unreadable(name, error.strerror or str(error), error.errno)
+    except _NoArchiveError:
+        yield unreadable(name, "this is no tar archive, or its beginning is damaged")
     except Exception as error:  # damage shows in many ways inside tarfile and the decompressors
-        yield unreadable(name, f"the archive is damaged ({error})")
+        yield unreadable(name, _reason(error), getattr(error, "errno", None))
+
+
+class _NoArchiveError(Exception):
+    """A file that begins as no archive does."""
+
+
+def _opened(name: str) -> tarfile.TarFile:
+    try:
+        return tarfile.open(name, tarinfo=_Member)
+    except tarfile.ReadError as error:  # it lists each compression that was tried, by the library's own names
+        raise _NoArchiveError from error
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> ImageSource:
@@ -50,10 +61,18 @@ def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> ImageSource:
     try:
         file = archive.extractfile(member)
         data = b"" if file is None else file.read()
-    except OSError:
-        raise
     except Exception as error:  # as above
-        raise OSError(None, f"the archive is damaged ({error})") from error
+        raise OSError(getattr(error, "errno", None), _reason(error)) from error
     if len(data) < member.size:
         raise OSError(None, "the archive ends early")
     return data
+
+
+def _reason(error: Exception) -> str:
+    """Say on one line why an archive cannot be read: as the system does, or what is damaged where tarfile has words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, EOFError):
+        return "the archive is damaged (it ends early)"
+    why = " ".join(str(error).split()) if isinstance(error, tarfile.ReadError) else ""
+    return f"the archive is damaged ({why})" if why else "the archive is damaged"
