@@ -1,6 +1,7 @@
 """A running server logs each request at every stage under one id, and sends a trace of it to a collector."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ def talkative(artifacts, tmp_path_factory, collector):
         f"--trace-url={collector.url}",
         "--trace-every=1",
         "--cache-mib=32",
+        "--canary-interval=600",  # the known image is traced and encoded once too
     ]
     with ServerProcess(artifacts.folder, [PUBLIC], tmp_path_factory.mktemp("talkative"), flags) as server:
         ask(server, tritonclient.http, {"X-Request-Id": "proxy-http"}, CASE.images[0])
@@ -103,7 +105,10 @@ def spans_of(collector, trace, names):
     def found():
         return {span.name: span for span in list(collector.spans) if span.trace == trace}
 
-    wait_until(lambda: names <= found().keys())
+    deadline = time.monotonic() + 30
+    while (missing := names - found().keys()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not missing, f"of {len(collector.spans)} spans in all, of the trace {sorted(found())}"
     return found()
 
 
