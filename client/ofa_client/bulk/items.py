@@ -142,14 +142,24 @@ class Inputs:
                 yield from map(_one, _lines(sys.stdin))
             elif os.path.isdir(name):  # noqa: PTH112 - a Path would change the name as it was given
                 yield from _walk(name)
-            elif not os.path.lexists(name) and glob.has_magic(name):
-                found = sorted(glob.iglob(name, recursive=True))  # noqa: PTH207 - recursive, from anywhere
+            elif is_pattern(name):
+                found = sorted(matches(name))
                 yield from self._expand(found) if found else [unreadable(name, "no file matches")]
             elif name.lower().endswith(".txt"):
                 with open(name, encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
                     yield from map(_one, _lines(lines))
             else:
                 yield _one(name)
+
+
+def is_pattern(name: str) -> bool:
+    """Tell whether a name stands for the files that match it: one that is there stands for itself."""
+    return not os.path.lexists(name) and glob.has_magic(name)
+
+
+def matches(pattern: str) -> Iterator[str]:
+    """Give the files and folders that match a pattern."""
+    return glob.iglob(pattern, recursive=True)  # noqa: PTH207 - recursive, from anywhere
 
 
 @dataclass(frozen=True)

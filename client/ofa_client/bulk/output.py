@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import sys
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from ofa_client.bulk.formats import convert, format_of, written_aside
-from ofa_client.bulk.items import TAKEN_SUFFIXES
+from ofa_client.bulk.items import TAKEN_SUFFIXES, is_pattern, matches
 from ofa_client.bulk.journal import Journal, JournalError, read_records
 from ofa_client.bulk.keys import KeySet
 from ofa_client.bulk.notes import Notes, digest
@@ -324,10 +323,7 @@ def _named(inputs: Sequence[str]) -> Iterator[str]:
     for name in inputs:
         if is_url(name) or name == "-":
             continue
-        if not os.path.lexists(name) and glob.has_magic(name):
-            yield from glob.iglob(name, recursive=True)  # noqa: PTH207
-        else:
-            yield name
+        yield from matches(name) if is_pattern(name) else [name]
 
 
 def _identity(path: Path | str) -> tuple[int, int] | None:
