@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import datetime
 import itertools
-import os
 import statistics
 import sys
 import time
@@ -23,11 +22,12 @@ from ofa_client import AsyncCaptioner, Captioner
 from tritonclient.grpc.aio import InferenceServerClient
 
 from benchmarks.machine import describe
+from benchmarks.surroundings import told
 from loadtest.loops import turns
 
 CONCURRENCY = 16
-URL = os.environ["OFA_URL"]
-MODEL = os.environ["OFA_MODEL"]
+URL = told("OFA_URL")
+MODEL = told("OFA_MODEL")
 RESULT = Path(__file__).parent / "results/client-rate.md"
 BARE = "bare `tritonclient` calls"
 

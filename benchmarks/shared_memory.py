@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import io
-import os
 import statistics
 import sys
 import tempfile
@@ -22,10 +21,12 @@ from PIL import Image
 
 from benchmarks.images import write_images
 from benchmarks.machine import describe
+from benchmarks.surroundings import told
 
 RESULT = Path(__file__).parent / "results/shared-memory.md"
-MODEL = os.environ["OFA_MODEL"]
-URLS = {"gRPC": os.environ["OFA_URL"], "HTTP": os.environ["OFA_HTTP_URL"]}
+MODEL = told("OFA_MODEL")
+URLS = {"gRPC": told("OFA_URL"), "HTTP": told("OFA_HTTP_URL")}
+KEY = told("OFA_SHARED_MEMORY_KEY")
 WARM_UP = 5
 
 
@@ -60,7 +61,7 @@ def main() -> None:
     for protocol, url in URLS.items():
         with (
             Captioner(url, model=MODEL) as plain,
-            Captioner(url, model=MODEL, shared_memory_key=os.environ["OFA_SHARED_MEMORY_KEY"]) as sharing,
+            Captioner(url, model=MODEL, shared_memory_key=KEY) as sharing,
         ):
             for what, image in images().items():
                 times: dict[Captioner, list[float]] = {plain: [], sharing: []}
