@@ -19,7 +19,8 @@ CASE = CASES[0]
 PUBLIC = CASE.model_name
 STEM = PUBLIC.removesuffix("_caption")
 BEAM_SIZE = 3
-TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACE, GRPC_TRACE = "0af7651916cd43dd8448eb211c80319c", "4bf92f3577b34da6a3ce929d0e0e4736"
+CALLER = "b7ad6b7169203331"
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,10 @@ def talkative(artifacts, tmp_path_factory, collector):
         "--canary-interval=600",  # the known image is traced and encoded once too
     ]
     with ServerProcess(artifacts.folder, [PUBLIC], tmp_path_factory.mktemp("talkative"), flags) as server:
-        ask(server, tritonclient.http, {"X-Request-Id": "proxy-http"}, CASE.images[0])
-        trace = {"x-request-id": "proxy-grpc", "traceparent": f"00-{TRACE}-{CALLER}-01"}
-        ask(server, tritonclient.grpc, trace, CASE.images[0], beam_size=BEAM_SIZE)
+        headers = {"X-Request-Id": "proxy-http", "Traceparent": f"00-{TRACE}-{CALLER}-01"}
+        ask(server, tritonclient.http, headers, CASE.images[0], beam_size=BEAM_SIZE)
+        headers = {"x-request-id": "proxy-grpc", "traceparent": f"00-{GRPC_TRACE}-{CALLER}-01"}
+        ask(server, tritonclient.grpc, headers, CASE.images[0])
         with pytest.raises(InferenceServerException, match="UNSUPPORTED_FORMAT"):
             ask(server, tritonclient.grpc, {}, b"no image", request_id="the-clients-own")
         yield server
@@ -112,16 +114,26 @@ def spans_of(collector, trace, names):
     return found()
 
 
+STAGES = {f"{STEM}_{stage}" for stage in ("preprocess", "encoder", "beam_search")}
+INSIDE = {"decode", "search", "wait for the search"}
+
+
 def test_a_callers_trace_goes_on_through_triton_and_the_stages(talkative, collector):
-    stages = {f"{STEM}_{stage}" for stage in ("preprocess", "encoder", "beam_search")}
-    spans = spans_of(collector, TRACE, {"InferRequest", PUBLIC, *stages, "decode", "search", "wait for the search"})
+    spans = spans_of(collector, TRACE, {"InferRequest", PUBLIC} | STAGES | INSIDE)
     by_id = {span.id: span.name for span in collector.spans}
     assert spans["InferRequest"].parent == CALLER
     assert by_id[spans[PUBLIC].parent] == "InferRequest"
-    assert {spans[stage].parent for stage in stages} == {spans[f"{STEM}_encoder"].parent}
+    assert {spans[stage].parent for stage in STAGES} == {spans[PUBLIC].id}
     assert by_id[spans["decode"].parent] == f"{STEM}_preprocess"
     assert by_id[spans["search"].parent] == by_id[spans["wait for the search"].parent] == f"{STEM}_beam_search"
     assert {span.service for span in spans.values()} == {"ofa-caption"}
+
+
+def test_a_callers_trace_over_grpc_goes_on_in_the_stages(talkative, collector):
+    """Triton's own spans may be missing: it reads a part of these headers wrong, see Origin."""
+    spans = spans_of(collector, GRPC_TRACE, STAGES | INSIDE)
+    [parent] = {spans[stage].parent for stage in STAGES}
+    assert parent == CALLER or parent == spans_of(collector, GRPC_TRACE, {PUBLIC})[PUBLIC].id
 
 
 def test_a_span_lies_within_its_parents_time(talkative, collector):

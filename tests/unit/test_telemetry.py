@@ -103,6 +103,37 @@ def test_the_span_is_looked_for_only_in_a_traced_server():
     assert Origin.take(request("a"), {}, traced=True).traceparent is None
 
 
+OTHER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize("opened", [None, OTHER])
+def test_a_callers_trace_that_triton_lost_goes_on(opened):
+    parameters = {"traceparent": PARENT}
+    assert Origin.take(request("a", opened), parameters, traced=True).traceparent == PARENT
+    assert not parameters
+
+
+def test_tritons_span_within_the_callers_trace_is_the_nearer_parent():
+    nearer = PARENT.replace("b7ad6b7169203331", "00f067aa0ba902b7")
+    assert Origin.take(request("a", nearer), {"traceparent": PARENT}, traced=True).traceparent == nearer
+
+
+@pytest.mark.parametrize(
+    "callers",
+    [PARENT[:-2] + "00", PARENT + "-", PARENT.upper(), "00-" + "0" * 32 + PARENT[35:], "ff" + PARENT[2:], "x", 5],
+    ids=["not sampled", "longer", "upper case", "no trace", "no version", "nonsense", "a number"],
+)
+def test_a_callers_trace_that_is_not_to_be_recorded_or_not_sound_is_left(callers):
+    assert Origin.take(request("a"), {"traceparent": callers}, traced=True).traceparent is None
+    assert Origin.take(request("a", OTHER), {"traceparent": callers}, traced=True).traceparent == OTHER
+
+
+def test_without_tracing_a_traceparent_is_a_parameter_like_any_other():
+    parameters = {"traceparent": PARENT}
+    assert Origin.take(request("a"), parameters, traced=False).traceparent is None
+    assert parameters
+
+
 @pytest.fixture
 def lines():
     """What the request log writes, as it is asked for: a function from mode to the log and its lines."""

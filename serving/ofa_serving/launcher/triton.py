@@ -17,7 +17,7 @@ from ofa_serving.launcher import tether
 from ofa_serving.launcher.embedded import Installation
 from ofa_serving.launcher.settings import Ports
 from ofa_serving.telemetry.logs import LogFormat, json_of_triton
-from ofa_serving.telemetry.origin import ID_HEADER
+from ofa_serving.telemetry.origin import ID_HEADER, TRACE_PARAMETER
 from ofa_serving.telemetry.spans import SERVICE
 
 _LAST_LINES = 500
@@ -26,6 +26,7 @@ _SPARE_THREADS = 16
 """A call between models holds a thread until it is answered, and whether a request is cancelled is asked on another."""
 
 _FORWARDED = f"(?i)^{ID_HEADER}$"
+_FORWARDED_TRACED = f"(?i)^({ID_HEADER}|{TRACE_PARAMETER})$"
 
 _ADMINISTRATION = "model-repository,trace,logging"
 _SHARED_MEMORY = "shared-memory"
@@ -75,7 +76,8 @@ def triton_command(
         "log-format": "ISO8601",
         # A proxy's name for a request reaches the public model as a parameter.
         "http-header-forward-pattern": _FORWARDED,
-        "grpc-header-forward-pattern": _FORWARDED,
+        # A caller's trace too, which Triton itself may misread over gRPC: see Origin.
+        "grpc-header-forward-pattern": _FORWARDED_TRACED if tracing else _FORWARDED,
     }
     if not gpu:
         flags |= {"allow-gpu-metrics": "false", "pinned-memory-pool-byte-size": 0}
