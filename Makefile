@@ -41,10 +41,11 @@ $(VENV)/.ready: pyproject.toml client/pyproject.toml constraints.txt requirement
 .PHONY: environment
 environment: $(VENV)/.ready ## install everything into .venv (the other commands do it by themselves)
 
-# For the tests that run the deployment's proxy.
-NGINX := $(VENV)/.nginx
-$(NGINX): scripts/nginx | $(VENV)/.ready
-	scripts/nginx $(VENV)/nginx
+# For the tests that run the deployment's proxy, its alerts and its dashboard.
+PROGRAMS := $(VENV)/.programs
+$(PROGRAMS): scripts/debian | $(VENV)/.ready
+	scripts/debian $(VENV)/debian nginx nginx -V
+	scripts/debian $(VENV)/debian prometheus prometheus --version
 	touch $@
 
 # --- the main way -----------------------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ serve: $(VENV)/.ready ## NAME=name [HTTP_PORT= GRPC_PORT= METRICS_PORT=]: serve 
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/.ready $(NGINX) ## every test but those that are listed with commands of their own
+test: $(VENV)/.ready $(PROGRAMS) ## every test but those that are listed with commands of their own
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest
@@ -159,7 +160,7 @@ scaling: $(VENV)/.ready $(BUNDLED) ## NAME=name: measure a server, replay a day 
 RUNS := 10
 
 .PHONY: replicas
-replicas: $(VENV)/.ready $(NGINX) ## [RUNS=10]: spread, replacement and loss of servers behind the proxy under load, again and again
+replicas: $(VENV)/.ready $(PROGRAMS) ## [RUNS=10]: spread, replacement and loss of servers behind the proxy under load, again and again
 	for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; $(BIN)/pytest -q tests/replicas || exit; done
 
 .PHONY: image
@@ -174,7 +175,7 @@ image: ## TARGET=cpu|gpu|plans BASE_DIGEST=sha256:...: a container image, with D
 	touch $@
 
 .PHONY: check-deploy
-check-deploy: $(VENV)/.ready $(NGINX) .venv-checkov/.ready ## every check of deploy/, with checkov (and Prometheus if installed)
+check-deploy: $(VENV)/.ready $(PROGRAMS) .venv-checkov/.ready ## every check of deploy/, with checkov
 	$(BIN)/pytest tests/deploy
 
 # --- reliability: checks that take minutes; docs/reliability.md has their figures -------------------------------------
@@ -186,13 +187,13 @@ overload: $(VENV)/.ready ## 4,000 requests at 400 concurrent, and the memory a m
 	mkdir -p .cache && $(LONG)=.cache/overload.xml tests/faults/test_overload.py
 
 .PHONY: fuzz
-fuzz: $(VENV)/.ready $(NGINX) ## 10,000 mutated images, HTTP and gRPC requests each (10 minutes)
+fuzz: $(VENV)/.ready $(PROGRAMS) ## 10,000 mutated images, HTTP and gRPC requests each (10 minutes)
 	mkdir -p .cache && $(LONG)=.cache/fuzz.xml tests/faults/test_fuzz.py
 
 SOAK_SECONDS := 3600
 
 .PHONY: soak
-soak: $(VENV)/.ready $(NGINX) ## [SOAK_SECONDS=3600]: mixed load with kills, hangs and slow clients; memory against a leaking control
+soak: $(VENV)/.ready $(PROGRAMS) ## [SOAK_SECONDS=3600]: mixed load with kills, hangs and slow clients; memory against a leaking control
 	mkdir -p .cache && SOAK_SECONDS=$(SOAK_SECONDS) $(LONG)=.cache/soak.xml tests/faults/test_soak.py
 
 # --- supply chain -----------------------------------------------------------------------------------------------------

@@ -8,17 +8,17 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+import programs
 import psutil
 
 PROXY = Path(__file__).parents[1] / "deploy/proxy"
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:{sys.prefix}/nginx/usr/sbin")
-MISSING = "there is no nginx, and scripts/nginx could not fetch it (Debian: apt-get install nginx-light)"
+NGINX = programs.find("nginx")
+MISSING = programs.missing("nginx")
 
 
 class ProxyProcess:
@@ -81,7 +81,7 @@ class ProxyProcess:
         command = [NGINX, "-e", "stderr", "-p", str(self._work), "-c", str(self._work / "nginx.conf"), "-g", directives]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._listens():
             assert time.monotonic() < deadline, self.log_path.read_text()
             assert self._process.poll() is None, self.log_path.read_text()
@@ -90,7 +90,7 @@ class ProxyProcess:
 
     def __exit__(self, *_exception) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
 
     @property
     def log_path(self) -> Path:
@@ -101,7 +101,7 @@ class ProxyProcess:
         """Have it read its configuration again, and wait until no call goes by the old one."""
         old = self._workers()
         self._process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 80  # more than calls under way are given
+        deadline = time.monotonic() + 180  # more than calls under way are given
         while old & self._workers():
             assert time.monotonic() < deadline, self.log_path.read_text()
             time.sleep(0.05)

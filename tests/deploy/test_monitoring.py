@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import programs
 import pytest
 from cases import CASES
 from chart import CHART, render, values_of, yaml
@@ -25,9 +26,7 @@ SCRAPES = 12
 @pytest.fixture(scope="module")
 def prometheus(server, tmp_path_factory):
     """The URL of a Prometheus that has seen the session's server caption and refuse, for some seconds."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("needs Prometheus: apt install prometheus")
+    program = programs.need("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     port = free_port()
     write_configuration(folder, server)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import programs
 import pytest
 from chart import CHART, NAMESPACE, RELEASE, helm, render, yaml
 from ofa_serving.metrics import SECONDS
@@ -16,10 +17,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def promtool():
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.skip("needs promtool: apt install prometheus")
-    return program
+    return programs.need("promtool")
 
 
 def run(*command):

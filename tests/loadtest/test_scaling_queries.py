@@ -1,7 +1,6 @@
 """A real Prometheus, given what the replayed servers show, answers the adapter's queries as the replay did."""
 
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -9,6 +8,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import programs
 import pytest
 
 pytest.importorskip("helm_python", reason="needs the extra 'deploy'")
@@ -48,13 +48,11 @@ def rush(curve, spec):
 @pytest.fixture(scope="module")
 def prometheus(rush, tmp_path_factory):
     """Its URL."""
-    programs = [shutil.which(name) for name in ("prometheus", "promtool")]
-    if None in programs:
-        pytest.skip("needs Prometheus: apt install prometheus")
+    server, tool = programs.need("prometheus"), programs.need("promtool")
     folder = tmp_path_factory.mktemp("rush")
     with (folder / "metrics").open("w") as out:
         write_openmetrics(out, rush.scrapes, BEGIN)
-    command = [programs[1], "tsdb", "create-blocks-from", "openmetrics", folder / "metrics", folder / "data"]
+    command = [tool, "tsdb", "create-blocks-from", "openmetrics", folder / "metrics", folder / "data"]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     (folder / "prometheus.yml").write_text("")
     with socket.socket() as listener:
@@ -63,7 +61,7 @@ def prometheus(rush, tmp_path_factory):
     flags = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     flags += ["--storage.tsdb.retention.time=100y", f"--web.listen-address={address}"]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([programs[0], *flags], stderr=log)
+        process = subprocess.Popen([server, *flags], stderr=log)
     try:
         wait_until_ready(f"http://{address}/-/ready", process, folder / "log")
         yield f"http://{address}"
