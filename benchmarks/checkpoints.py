@@ -19,7 +19,6 @@ SIZES = {
 }
 
 _ENTRIES = 50265
-_BYTES = 256
 
 
 def config_of(size: str) -> OFAConfig:

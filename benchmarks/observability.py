@@ -19,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import TypeVar
 import numpy as np
 from ofa_client import AsyncCaptioner
 from ofa_serving.contract import Names
+from ofa_serving.launcher.endpoints import open_directly
 
 from loadtest.mix import OK, default_mix
 from loadtest.servers import QUIET, Served, leave_in_order, machine, served
@@ -152,7 +152,7 @@ def _scrapes(server: Served) -> Iterator[None]:
 
     def scrape() -> None:
         while not ended.wait(SCRAPE_SECONDS):
-            with urllib.request.urlopen(server.metrics, timeout=10) as answer:
+            with open_directly(server.metrics, timeout=10) as answer:
                 answer.read()
 
     thread = threading.Thread(target=scrape, daemon=True)

@@ -8,9 +8,10 @@ import http.client
 import re
 import threading
 import time
-import urllib.request
 from collections import defaultdict
 from itertools import pairwise
+
+from ofa_serving.launcher.endpoints import open_directly
 
 from loadtest.errors import LoadError
 
@@ -71,7 +72,7 @@ class Scraper:
                 self._ask(_SECONDS)
 
     def _ask(self, timeout: float) -> None:
-        with urllib.request.urlopen(self._url, timeout=timeout) as answer:
+        with open_directly(self._url, timeout=timeout) as answer:
             text = answer.read().decode()
         self._times.append(time.monotonic())
         self._samples.append(sums(text))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ofa_serving.cores import usable_cores
 from ofa_serving.launcher import tether
+from ofa_serving.signals import ending
 
 QUIET = ("--canary-interval=3600",)
 """For measurements: no captions but those that are measured."""
@@ -43,9 +44,7 @@ def leave_in_order() -> None:
 
     For the beginning of each command; a second signal does not disturb the first one's work.
     """
-    signals = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup has it go on without its terminal
-        signals.append(signal.SIGHUP)
+    signals = [number for number in ending() if number != signal.SIGINT]  # which is an exception already
 
     def leave(number: int, _frame: object) -> None:
         for each in signals:
@@ -74,7 +73,7 @@ def served(name: str, artifacts: Path = Path("artifacts"), flags: Sequence[str] 
     ports = [f"--{listener}-port=0" for listener in ("http", "grpc", "metrics")]
     command = [sys.executable, "-m", "ofa_serving.launcher", name, f"--artifacts={artifacts}", *ports, *flags]
     started = time.monotonic()
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         process = subprocess.Popen(tied(command), stdout=subprocess.PIPE, stderr=log, text=True)
         try:
             words = process.stdout.readline().split()
@@ -92,6 +91,6 @@ def served(name: str, artifacts: Path = Path("artifacts"), flags: Sequence[str] 
 def machine() -> str:
     """Says what this machine is, for a result's heading."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
     return f"{usable_cores()} cores of {name or platform.machine()}"

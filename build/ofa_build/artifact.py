@@ -125,7 +125,8 @@ def _write_canary(folder: Path, name: str, serving: Serving) -> None:
         )
     (folder / "canary").mkdir()
     (folder / "canary" / "image").write_bytes(image)
-    (folder / "canary" / "canary.json").write_text(json.dumps({"captions": captions}, ensure_ascii=False) + "\n")
+    expected = json.dumps({"captions": captions}, ensure_ascii=False)
+    (folder / "canary" / "canary.json").write_text(f"{expected}\n", encoding="utf-8")
 
 
 def _replace_by_plans(repository: Path, names: Names, serving: Serving) -> None:

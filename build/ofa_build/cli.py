@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from ofa_serving.signals import ending
+
 log = logging.getLogger("ofa-build")
 
 _COMMANDS = ("build", "evaluate", "finetune", "distill")
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 1 for what cannot be made, after one line that says why (and a trace, where the environment has
-        ``OFA_DEBUG``); 130 or 143 after SIGINT or SIGTERM.
+        ``OFA_DEBUG``); 128 and the number of a signal that ended it.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("onnxscript", "onnx_ir", "torch"):
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM unwind a command, so that it removes what it began; a second one ends it at once."""
+    """Let a signal unwind a command, so that it removes what it began; a second one ends it at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -68,10 +70,7 @@ def _signals() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         raise _Stopped(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as nohup and a shell's & leave it
-            signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in ending()}
     try:
         yield
     finally:

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ofa_serving.contract import MAX_LENGTH, PARAMETERS
+
 log = logging.getLogger(__name__)
 
-TYPICAL_BEAMS, MOST_BEAMS = 5, 16
-TYPICAL_REACH, MOST_REACH = 17, 129
-TYPICAL_COUNT, MOST_COUNT = 16, 2 * MOST_BEAMS + MOST_REACH + 3
+TYPICAL_BEAMS, MOST_BEAMS = 5, int(PARAMETERS["beam_size"].high)
+TYPICAL_REACH, MOST_REACH = 17, MAX_LENGTH + 1
+TYPICAL_COUNT, MOST_COUNT = 16, 2 * MOST_BEAMS + MOST_REACH + 3  # BeamSearches.candidates where all is forbidden
 
 
 class PlanError(Exception):

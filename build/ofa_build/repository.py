@@ -105,7 +105,7 @@ def write_configs(repository: Path, names: Names, configs: Mapping[str, pb.Model
     for name, source in zip(names.models, Names().models, strict=True):
         version = repository / name / "1"
         version.mkdir(parents=True, exist_ok=True)
-        (repository / name / "config.pbtxt").write_text(as_text(configs[name]))
+        (repository / name / "config.pbtxt").write_text(as_text(configs[name]), encoding="utf-8")
         if configs[name].backend == "python":
             shutil.copyfile(SOURCES / source / "1" / "model.py", version / "model.py")
 

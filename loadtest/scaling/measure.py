@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import urllib.request
 from collections.abc import Iterator
 
 from ofa_client import AsyncCaptioner, CaptionServiceError
+from ofa_serving.contract import STAGES
+from ofa_serving.launcher.endpoints import open_directly
 
 from loadtest.loops import closed_loop
 from loadtest.mix import OK, default_mix
@@ -19,8 +20,6 @@ _SETTLE_SECONDS = 1.5
 """Until the models have passed on what they counted."""
 
 logger = logging.getLogger("loadtest.scaling")
-
-_STAGES = ("preprocess_queue", "preprocess", "encode", "search_queue", "search")
 
 
 class RefusedError(Exception):
@@ -73,11 +72,11 @@ async def _row(server: Served, model: str, count: int, seconds: float) -> tuple[
         raise RefusedError(", ".join(f"{number} {code}" for code, number in outcome.refusals.items()))
     grown = {name: after[name] - before.get(name, 0) for name in after}
     images_done = grown["ofa_stage_duration_seconds_count"]
-    waiting = sum(grown[f"stage {stage}"] for stage in _STAGES if stage.endswith("_queue"))
-    computing = sum(grown[f"stage {stage}"] for stage in _STAGES) - waiting
+    waiting = sum(grown[f"stage {stage}"] for stage in STAGES if stage.endswith("_queue"))
+    computing = sum(grown[f"stage {stage}"] for stage in STAGES) - waiting
     return outcome.per_second, waiting / images_done, computing / images_done
 
 
 def _counters(server: Served) -> dict[str, float]:
-    with urllib.request.urlopen(server.metrics, timeout=10) as answer:
+    with open_directly(server.metrics, timeout=10) as answer:
         return sums(answer.read().decode())

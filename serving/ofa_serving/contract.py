@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 DEFAULT_NAME = "ofa_caption"
 """The public model's name unless the checkpoint was built under another ``NAME``."""
@@ -76,10 +77,13 @@ STATES_ON_GPU = "states_on_gpu"
 class Names:
     """The models of one served checkpoint: ``ofa_caption`` stands over ``ofa_preprocess`` and so on."""
 
+    ENDINGS: ClassVar = ("_preprocess", "_encoder", "_beam_search")
+    """Those of its stages, which no public model's name may have."""
+
     public: str = DEFAULT_NAME
 
-    def _stage(self, stage: str) -> str:
-        return f"{self.public.removesuffix('_caption')}_{stage}"
+    def _stage(self, number: int) -> str:
+        return self.public.removesuffix("_caption") + self.ENDINGS[number]
 
     @property
     def models(self) -> tuple[str, str, str, str]:
@@ -89,17 +93,17 @@ class Names:
     @property
     def preprocess(self) -> str:
         """The Python model that decodes, orients and resizes."""
-        return self._stage("preprocess")
+        return self._stage(0)
 
     @property
     def encoder(self) -> str:
-        """The ONNX Runtime or TensorRT model."""
-        return self._stage("encoder")
+        """The model with the encoder's engine."""
+        return self._stage(1)
 
     @property
     def beam_search(self) -> str:
         """The Python model with the in-flight batched beam search."""
-        return self._stage("beam_search")
+        return self._stage(2)
 
 
 @dataclass(frozen=True)

@@ -106,4 +106,4 @@ class LocalCaptioner:
 
 
 def _config(folder: Path) -> ModelConfig:
-    return text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
+    return text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8"), ModelConfig())

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from ofa_serving.cores import usable_cores
 from ofa_serving.host import Gpu, installed_version, visible_gpu
 
 SCHEMA = 2
@@ -69,7 +70,7 @@ class Manifest:
         checkpoint: the weights it was built from.
         language: ``en`` or ``zh``.
         sizes: the model's sizes: ``image_size``, ``d_model``, ``vocab_size`` and so on.
-        engine: what runs the graphs: ``onnxruntime`` or ``tensorrt``.
+        engine: what runs the graphs: ``onnxruntime``, ``openvino`` or ``tensorrt``.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
         device: ``cpu`` or ``gpu``.
         gpu: the GPU a plan was built on; None for engines that are not tied to one.
@@ -218,7 +219,7 @@ def _sha256(path: Path) -> str:
 
 def _sha256_all(paths: Iterable[Path]) -> list[str]:
     """Hash side by side: hashlib releases the interpreter's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return list(pool.map(_sha256, paths))
 
 

@@ -37,12 +37,12 @@ class Pair:
         server.__enter__()
         self._running.append(server)
 
-    def end(self, server):
+    def end(self, server, number=signal.SIGTERM):
         """As an orchestrator does; its exit code."""
         self._running.remove(server)
-        server.send_signal(signal.SIGTERM)
+        server.send_signal(number)
         try:
-            return server.wait(45)
+            return server.wait(120)
         finally:
             server.stop()
 
@@ -97,14 +97,16 @@ def test_a_server_that_stops_unannounced_is_passed_over_for_http(pair, proxy):
     assert [told for told in callers.failures["grpc"] if not re.search("OVERLOADED|UNAVAILABLE", told)] == []
 
 
-def test_sigterm_with_40_requests_in_flight_answers_all_of_them(pair):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_with_40_requests_in_flight_answers_all_of_them(pair, number):
+    """A terminal that is closed is one too."""
     server, done = pair.servers[0], []
     image = tensor(tritonclient.grpc, CASES[0].images[0])
     with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
         for _ in range(40):
             client.async_infer(MODEL, [image], lambda result, error: done.append(error or result), parameters=LONG)
         wait_until(lambda: server.metric("ofa_requests_in_flight") == 40)
-        assert pair.end(server) == 0
-        wait_until(lambda: len(done) == 40, 5)
+        assert pair.end(server, number) == 0
+        wait_until(lambda: len(done) == 40)
     assert [answer for answer in done if isinstance(answer, Exception)] == []
     assert {len(answer.as_numpy("caption")[0, 0]) > 0 for answer in done} == {True}

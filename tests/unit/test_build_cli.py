@@ -19,6 +19,7 @@ CHECKPOINT = str(CASES[0].checkpoint)
 
 REFUSED = {
     "a name with a path": (["--name", "../x"], "is no model name"),
+    "a name of a stage": (["--name", "owls_beam_search"], "ends as a stage's name"),
     "TensorRT on a CPU": (["--engine", "tensorrt"], "is for --device gpu"),
     "bf16 in ONNX Runtime": (["--engine", "onnxruntime", "--precision", "bf16"], "is built in fp32, not in bf16"),
     "TensorRT where there is none": (["--engine", "tensorrt", "--device", "gpu"], "TensorRT is not installed"),
@@ -81,7 +82,7 @@ def fail(error):
     raise error
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_it_in_a_line_and_removes_what_it_began(tmp_path, number, code):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "ofa_build.cli", "build", CHECKPOINT, "--artifacts", str(tmp_path)]
@@ -131,6 +132,22 @@ def test_damaged_pictures_are_made_up_for_by_those_between(tmp_path):
         else:
             path.write_bytes(b"\x89PNG, or so it seems")
     assert len(build._pictures(tmp_path)) == build.PICTURES
+
+
+def test_a_file_that_may_not_be_read_is_named_and_passed_over(tmp_path, caplog, monkeypatch):
+    save(tmp_path / "0.png")
+    save(tmp_path / "1.png")
+
+    opened = Path.open
+
+    def guarded(path, *arguments, **options):
+        if path.name == "0.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", guarded)
+    assert len(build._pictures(tmp_path)) == 1
+    assert [record.getMessage() for record in caplog.records] == ["0.png is passed over: Permission denied"]
 
 
 def test_what_is_too_large_for_a_picture_is_not_read(tmp_path, caplog, monkeypatch):

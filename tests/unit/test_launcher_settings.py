@@ -61,6 +61,15 @@ def test_a_value_out_of_range_ends_with_the_usage(arguments, environ, capsys):
     assert re.search(r"error: argument --[a-z-]+: .*(is not a|is none of|has at least) ", capsys.readouterr().err)
 
 
+def test_the_help_shows_what_a_variable_holds(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_settings(["--help"], {"OFA_ARTIFACTS": "/data/100%done", "OFA_NAMES": "owls 50%"})
+    assert ended.value.code == 0
+    shown = "".join(capsys.readouterr().out.split())
+    assert "default/data/100%done" in shown
+    assert "defaultowls50%" in shown
+
+
 @pytest.mark.parametrize(("program", "module"), [("ofa-probe", probe), ("ofa-helm-values", helm_values)])
 def test_what_takes_the_servers_flags_says_its_own_name(program, module, capsys):
     with pytest.raises(SystemExit):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from ofa_serving.launcher.model_processes import ModelProcesses
@@ -48,6 +49,19 @@ def test_so_is_one_that_had_ended_before_they_were_found(start, found):
     end(start())
     found.find(os.getpid())
     assert found.failure == "the process of a model has ended"
+
+
+def test_a_name_that_the_kernel_cuts_within_a_letter_is_no_obstacle(tmp_path, start, found):
+    start()
+    foreign = shutil.copy(shutil.which("sleep"), tmp_path / "a模型训练脚本")
+    with subprocess.Popen([foreign, "30"]) as other:
+        try:
+            while b"/a\xe6" not in Path(f"/proc/{other.pid}/cmdline").read_bytes():  # it is not started yet
+                assert other.poll() is None
+            found.find(os.getpid())
+        finally:
+            other.kill()
+    assert found.failure is None
 
 
 def test_another_child_that_has_ended_is_not(found):

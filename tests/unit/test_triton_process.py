@@ -1,11 +1,14 @@
 """A server's log: relayed and remembered, whatever becomes of the launcher's own output."""
 
 import io
+import json
 import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+from ofa_serving.launcher import triton
 from ofa_serving.launcher.triton import TritonProcess
 from ofa_serving.telemetry.logs import LogFormat
 
@@ -30,12 +33,13 @@ class Recovering(io.RawIOBase):
         return len(data)
 
 
-def ended(monkeypatch, stderr):
+def ended(monkeypatch, stderr, talk=TALK, log_format=LogFormat.TEXT):
     """The last line that is remembered of a process that talked much and ended."""
     monkeypatch.setattr(sys, "stderr", stderr)
-    process = TritonProcess([sys.executable, "-c", TALK], dict(os.environ), LogFormat.TEXT)
+    monkeypatch.setattr(triton, "_ENDING_SECONDS", 60)  # for a machine on which the last lines take their time
+    process = TritonProcess([sys.executable, "-c", talk], dict(os.environ), log_format)
     try:
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         return process.last_lines()[-1]
     finally:
         process.kill()
@@ -61,3 +65,12 @@ def test_a_log_that_is_taken_again_goes_on(monkeypatch):
     ended(monkeypatch, SimpleNamespace(buffer=stream))
     assert stream.taken.splitlines()[0].startswith(b"3 ")
     assert stream.taken.splitlines()[-1].startswith(b"%d " % (LINES - 1))
+
+
+@pytest.mark.parametrize("odd", [r'"\ud800"', "[" * 100_000], ids=["half a letter", "deeply nested"])
+def test_an_odd_line_does_not_stop_the_server_that_logs_as_json(monkeypatch, odd):
+    line = f"2026-11-22T10:59:40Z E 1 model.cc:1] {odd}"
+    stream = io.BytesIO()
+    last = ended(monkeypatch, SimpleNamespace(buffer=stream), f"print({line!r})\n{TALK}", LogFormat.JSON)
+    assert last.startswith(f"{LINES - 1} ")
+    assert json.loads(stream.getvalue().splitlines()[0])["level"] == "ERROR"

@@ -1,1 +1,1 @@
-"""The subcommands of ``ofa-build`` that work on data; each adds its own flags."""
+"""The subcommands of ``ofa-build``; each adds its own flags."""

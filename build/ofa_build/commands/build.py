@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from ofa_serving.containers import JPEG_SIGNATURE
-from ofa_serving.contract import DEFAULT_NAME, CaptionError
+from ofa_serving.contract import DEFAULT_NAME, CaptionError, Names
 from ofa_serving.images import ImageLimits, load_pixels
 
 from ..artifact import build_artifact
@@ -61,6 +61,8 @@ def run(flags: argparse.Namespace) -> None:
     """Run the subcommand."""
     if not _NAME.fullmatch(flags.name):
         raise ChoiceError(f"{flags.name!r} is no model name: letters, digits, _ and -, 64 at most")
+    if flags.name.endswith(Names.ENDINGS):
+        raise ChoiceError(f"{flags.name!r} ends as a stage's name: {', '.join(Names.ENDINGS)} are taken")
     if flags.threads < 0:
         raise ChoiceError("--threads is 0 or more")
     choice = choose(flags.engine, flags.precision, flags.device, cpu_instructions())
@@ -92,8 +94,12 @@ def _pictures(folder: Path | None) -> list[bytes]:
 
 
 def _begins_as_picture(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4).startswith(_SIGNATURES)
+    try:
+        with path.open("rb") as file:
+            return file.read(4).startswith(_SIGNATURES)
+    except OSError as error:
+        log.warning("%s is passed over: %s", path.name, error.strerror)
+        return False
 
 
 def _picture(path: Path) -> bytes | None:

@@ -17,6 +17,7 @@ import accelerate
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+from ofa_serving.signals import ending
 from torch import Tensor, nn
 
 from .hooks import Hook, Progress, Stopwatch
@@ -116,7 +117,7 @@ class Trainer:
         """Train.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM; the state is saved.
+            Interrupted: after a signal; the state is saved.
             RunError: if the loss is no number any more, or something cannot be saved.
 
         """
@@ -293,7 +294,7 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM end the run after the update at hand; one that comes later still ends it at once."""
+        """Let a signal end the run after the update at hand; one that comes later still ends it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -309,7 +310,7 @@ class Trainer:
                 signal.signal(number, before[number])
                 signal.raise_signal(number)
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in ending()}
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""Encoder and decoder in OpenVINO on CPU, in float32 or bfloat16, from the graphs that ONNX Runtime runs."""
+"""Encoder and decoder in OpenVINO on CPU: the graphs that ONNX Runtime runs, and those in int8."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def in_bf16(precision: str) -> bool:
 
 
 def compiled(model: ov.Model, threads: int, precision: str) -> ov.CompiledModel:
-    """A graph ready to run, as a single stream of ``threads`` threads .
+    """A graph ready to run, as a single stream of ``threads`` threads.
 
     Args:
         model: the graph.

@@ -86,8 +86,8 @@ class _Stat:
 
 
 def _stat(pid: int) -> _Stat | None:
-    try:
-        start, _, end = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
+    try:  # the kernel cuts a name within a letter
+        start, _, end = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")
     except OSError:
         return None
     fields = end.split()

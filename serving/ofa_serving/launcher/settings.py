@@ -97,18 +97,18 @@ def parse_settings(
     def option(flag: str, parse: Callable[[str], Any], default: str, what: str) -> None:
         variable = "OFA_" + flag.upper().replace("-", "_")
         default = environ.get(variable) or default
-        parser.add_argument(
-            f"--{flag}", type=parse, default=default, help=f"{what} (default {default or 'none'}; {variable})"
-        )
+        parser.add_argument(f"--{flag}", type=parse, default=default, help=_help(what, default, variable))
 
     names = tuple((environ.get("OFA_NAMES") or DEFAULT_NAME).split())
-    parser.add_argument("names", nargs="*", default=names, metavar="NAME", help=f"default {' '.join(names)}; OFA_NAMES")
-    option("artifacts", Path, "artifacts", "folder of the built checkpoints")
+    parser.add_argument(
+        "names", nargs="*", default=names, metavar="NAME", help=_help("what is served", " ".join(names), "OFA_NAMES")
+    )
+    option("artifacts", _folder, "artifacts", "folder of the built checkpoints")
     option("host", str, "127.0.0.1", "address to listen on; 0.0.0.0 for every one")
     option("http-port", _port, "8000", "0 for any free port")
     option("grpc-port", _port, "8001", "0 for any free port")
     option("metrics-port", _port, "8002", "0 for any free port")
-    option("run-folder", Path, str(_cache_folder(environ)), "where the server's files are laid out")
+    option("run-folder", _folder, str(_cache_folder(environ)), "where the server's files are laid out")
     option("triton", _optional_folder, "", "folder of an installed Triton to run instead of the embedded one")
     option("start-timeout", _positive, "600", "seconds until it must be ready")
     option("stop-timeout", _positive, "30", "seconds for requests in flight to finish after a signal")
@@ -121,26 +121,17 @@ def parse_settings(
     option("trace-url", str, "", "OpenTelemetry collector, such as http://collector:4318/v1/traces")
     option("trace-every", _positive, "100", "trace one of so many requests")
     option("shared-memory-key", _key, "", "lets clients on this host that know it send images through shared memory")
-    flags = parser.parse_args(arguments)
+    values = vars(parser.parse_args(arguments))
     return Settings(
-        names=tuple(dict.fromkeys(flags.names)),
-        artifacts=flags.artifacts.absolute(),
-        host=flags.host,
-        ports=Ports(flags.http_port, flags.grpc_port, flags.metrics_port),
-        run_folder=flags.run_folder.absolute(),
-        triton=flags.triton,
-        start_timeout=flags.start_timeout,
-        stop_timeout=flags.stop_timeout,
-        canary_interval=flags.canary_interval,
-        canary_timeout=flags.canary_timeout,
-        max_restarts=flags.max_restarts,
-        cache_mib=flags.cache_mib,
-        log_format=flags.log_format,
-        request_log=flags.request_log,
-        trace_url=flags.trace_url,
-        trace_every=flags.trace_every,
-        shared_memory_key=flags.shared_memory_key,
+        names=tuple(dict.fromkeys(values.pop("names"))),
+        ports=Ports(*(values.pop(f"{protocol}_port") for protocol in ("http", "grpc", "metrics"))),
+        **values,
     )
+
+
+def _help(what: str, default: str, variable: str) -> str:
+    """Return an option's line in the help, in which argparse reads ``%``."""
+    return f"{what} (default {default or 'none'}; {variable})".replace("%", "%%")
 
 
 def _cache_folder(environ: Mapping[str, str]) -> Path:
@@ -148,8 +139,12 @@ def _cache_folder(environ: Mapping[str, str]) -> Path:
     return (Path(cache) if cache else Path("~/.cache").expanduser()) / "ofa-serve"
 
 
+def _folder(text: str) -> Path:
+    return Path(text).absolute()
+
+
 def _optional_folder(text: str) -> Path | None:
-    return Path(text).absolute() if text else None
+    return _folder(text) if text else None
 
 
 def _number(text: str, least: int, most: float, kind: str) -> int:

@@ -106,9 +106,11 @@ def sweep(folder: Path = FOLDER) -> list[str]:
     for lock in sorted(folder.glob(f"{OWN}*-{LOCK}")):
         try:
             descriptor = os.open(lock, os.O_RDWR)
-        except OSError:  # gone since, or another user's
+        except OSError:  # gone since, or kept from others
             continue
         try:
+            if os.fstat(descriptor).st_uid != os.geteuid():
+                continue
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             removed += _remove(folder, lock.name.removesuffix(LOCK))
         except BlockingIOError:  # its server runs

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from ofa_serving import signals
 from ofa_serving.launcher.artifact import Artifact
 from ofa_serving.launcher.canary import Canary, kept_folder
 from ofa_serving.launcher.embedded import Installation
@@ -62,13 +63,13 @@ class Supervisor:
         self._impatient = threading.Event()
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then let the requests in flight finish; a later second signal does not wait.
+        """Serve until a signal, then let the requests in flight finish; a later second one does not wait.
 
         Raises:
             LaunchError: the server did not come up the first time, failed again and again, or had to be killed.
 
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals.ending():
             signal.signal(number, self._on_signal)
         while (failure := self._run_once()) is not None:
             delay = self._restarts.next(failure)

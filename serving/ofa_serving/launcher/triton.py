@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from ofa_serving.cores import usable_cores
 from ofa_serving.launcher import tether
 from ofa_serving.launcher.embedded import Installation
 from ofa_serving.launcher.settings import Ports
@@ -63,7 +64,7 @@ def triton_command(
         "exit-on-error": "true",
         "strict-readiness": "true",
         # More Python processes starting than there are cores starve each other, and Triton aborts on one that is late.
-        "model-load-thread-count": os.cpu_count() or 1,
+        "model-load-thread-count": usable_cores(),
         "exit-timeout-secs": exit_timeout,
         "http-address": host,
         "http-port": ports.http,
@@ -189,7 +190,11 @@ class TritonProcess:
         for line in self._process.stdout:
             text = line.decode(errors="replace").rstrip("\n")
             self._log.append(text)
-            shown = line if self._log_format is LogFormat.TEXT else f"{json_of_triton(text)}\n".encode()
+            shown = (
+                line
+                if self._log_format is LogFormat.TEXT
+                else f"{json_of_triton(text)}\n".encode(errors="backslashreplace")
+            )
             if sys.stderr is not None:
                 with contextlib.suppress(OSError, ValueError):  # a server whose log is not taken any more would stop
                     sys.stderr.buffer.write(shown)

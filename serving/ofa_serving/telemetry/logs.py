@@ -86,5 +86,5 @@ def _line(moment: str, level: str, logger: str, message: str) -> dict[str, Any]:
 def _unquoted(text: str) -> str:
     try:
         return str(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

@@ -68,7 +68,7 @@ seccompProfile:
 
 {{- /* Ready is Triton's own word, asked often. Whether it captions is asked of the server itself: a model's process
        that has died leaves Triton ready. A server that is busy passes.
-       The probe takes 14 s at most, and Python its start.
+       The probe takes 19 s at most, and Python its start.
        A Triton that dies or hangs is started again in place by the launcher's own watch, while the readiness probe
        keeps traffic away; its models get `start` seconds then, after up to 30 of back-off. The liveness probe is for a
        launcher that does not manage that: sooner, it would end every start that outlasts its patience. */}}
