@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,31 +21,30 @@ from ofa_client.bulk.keys import KeySet
 from ofa_client.bulk.outage import OutageError
 from ofa_client.bulk.output import Files, Lines, Output, OutputFiles
 from ofa_client.bulk.progress import offer
-from ofa_client.bulk.run import caption_items, count_in_background
+from ofa_client.bulk.run import PATIENT, caption_items, count_in_background
 from ofa_client.errors import CaptionServiceError
-from ofa_client.retry import Retry
 from ofa_client.sync import Captioner
 
 SOME_FAILED = 1
 UNUSABLE = 2
 INTERRUPTED = 130
-TERMINATED = 143
+SIGNALLED = 128
+"""Plus the signal's number."""
 
-_PATIENCE = 10.0
-_PATIENCE_WITH_OUTPUT = 120.0
+_PATIENCE = 10.0  # without --output
 _OUTAGE = 4  # times the images in flight: so many failures in a row
-_MANY_ATTEMPTS = 1_000_000  # the patience ends them
 _PINGS = 3  # in an image's timeout; Triton hangs up at the fourth in a row without having sent anything
 
 
 class _Terminated(BaseException):
-    """SIGTERM: what is done is kept."""
+    """A signal, whose number is the argument: what is done is kept."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    if sys.stderr is None:  # it was closed, and its number would be the next file's
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # it was closed, and its number would be the next file's
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     parsed = parse_arguments(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines would stand between the command's
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in _endings():
+        signal.signal(number, _terminate)
     try:
         inputs = Inputs(parsed.inputs, parsed.shard, Columns(parsed.image_column, parsed.key_column))
         return _list(inputs, parsed) if parsed.dry_run else _caption(inputs, parsed)
@@ -65,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _give_up(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
-    except _Terminated:
-        return TERMINATED
+    except _Terminated as terminated:
+        return SIGNALLED + terminated.args[0]
 
 
 def _caption(inputs: Inputs, parsed: argparse.Namespace) -> int:
@@ -127,13 +128,13 @@ def _settings(files: OutputFiles, parsed: argparse.Namespace) -> dict[str, Any]:
 def _captioner(parsed: argparse.Namespace) -> Captioner:
     patience = parsed.patience
     if patience is None:
-        patience = _PATIENCE_WITH_OUTPUT if parsed.output else _PATIENCE
+        patience = PATIENT.patience if parsed.output else _PATIENCE
     return Captioner(
         [url.strip() for url in parsed.url.split(",")],
         model=parsed.model,
         # Fetching the image, what the retries take, and the last attempt.
         timeout=min(2 * parsed.timeout + patience, LONGEST_TIMEOUT),
-        retry=Retry(attempts=_MANY_ATTEMPTS, patience=patience, attempt_timeout=parsed.timeout),
+        retry=replace(PATIENT, patience=patience, attempt_timeout=parsed.timeout),
         api_key=parsed.api_key,
         headers=parsed.header,
         ca_file=parsed.ca_file,
@@ -164,8 +165,15 @@ def _list(inputs: Inputs, parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise _Terminated
+def _endings() -> list[int]:
+    """List the signals that end the command, a closed terminal's too unless nohup has it ignored; Windows has none."""
+    hangup = getattr(signal, "SIGHUP", None)
+    ignored = hangup is None or signal.getsignal(hangup) == signal.SIG_IGN
+    return [signal.SIGTERM] if ignored else [signal.SIGTERM, hangup]
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    raise _Terminated(number)
 
 
 def _give_up(reason: str) -> int:

@@ -15,6 +15,8 @@ from typing import Union
 FilePath = Union[str, "PathLike[str]"]
 
 _SHARED_MEMORY_KEY = re.compile(r"[A-Za-z0-9_-]{16,}")
+_HEADER_NAME = re.compile(r"[a-z0-9-]+(?<!-bin)")
+"""In lower case; the value of one that ends with ``-bin`` is bytes to gRPC."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def _checked_headers(headers: Mapping[str, str], api_key: str | None) -> dict[st
         checked["authorization"] = f"Bearer {api_key}"
     for name, value in checked.items():
         shown = "an API key" if name == "authorization" else f"the header {name!r}"
-        if not name.replace("-", "").isalnum() or not (value.isascii() and value.isprintable()):
-            raise ValueError(f"{shown} must be one line of ASCII, and its name letters, digits and hyphens")
+        if not (_HEADER_NAME.fullmatch(name) and value.isascii() and value.isprintable()):
+            rule = "must be one line of ASCII, its name of letters, digits and hyphens without -bin at the end"
+            raise ValueError(f"{shown} {rule}")
     return checked

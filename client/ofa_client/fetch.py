@@ -30,6 +30,7 @@ _TRIES = 5
 
 _MAX_REDIRECTS = 5
 _CHUNK = 1 << 16
+_COMPRESSED = ("gzip", "x-gzip", "deflate", "br", "zstd")
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _IN_USE = ipaddress.ip_network("2000::/3")
@@ -52,7 +53,9 @@ class ImageFetcher:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(resolver=_Resolver(threads, public_only), limit=0),
             timeout=aiohttp.ClientTimeout(total=None),
-            headers={"User-Agent": "ofa-client", "Accept": "image/*,*/*;q=0.5"},
+            cookie_jar=aiohttp.DummyCookieJar(),  # what comes with one image goes with no other
+            auto_decompress=False,  # it makes gigabytes of kilobytes before their size is seen
+            headers={"User-Agent": "ofa-client", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
         )
 
     async def fetch(self, url: str, policy: Retry, deadline: float) -> bytes:
@@ -105,6 +108,8 @@ class ImageFetcher:
                     transient = response.status == 429 or response.status >= 500
                     kind = ImageHostError if transient else ImageFetchError
                     raise kind(f"{url} answered with status {response.status}")
+                if response.headers.get("Content-Encoding", "").lower() in _COMPRESSED:
+                    raise ImageFetchError(f"{url} gave a compressed answer, which was not asked for")
                 return await _read(response, url)
         raise ImageFetchError(f"{url} redirects more than {_MAX_REDIRECTS} times")
 

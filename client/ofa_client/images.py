@@ -30,7 +30,7 @@ def is_url(source: object) -> bool:
 
 
 def refuse_size(size: int, name: object) -> None:
-    """Refuse what the server takes from nobody, before it is read or encoded.
+    """Refuse what the server takes from nobody: unread and not encoded, where its size is known by then.
 
     Raises:
         ImageTooLargeError: so many bytes are too many.
@@ -53,22 +53,29 @@ def read_image(source: ImageSource) -> bytes:
     if isinstance(source, (str, os.PathLike)):
         with Path(source).open("rb") as file:
             refuse_size(os.fstat(file.fileno()).st_size, source)
-            data = file.read(MAX_IMAGE_BYTES + 1)  # a device has no size
-        refuse_size(len(data), source)
-        return data
+            return _content(file, source)  # a device has no size
     if isinstance(source, np.ndarray):
         return _bmp(source)
     if _is_pillow(source):
         return _png(source)
     if hasattr(source, "read"):
-        data = source.read()
-        if not isinstance(data, bytes):
-            raise TypeError("the image file must be opened in binary mode")
-        refuse_size(len(data), "the image")
-        return data
+        return _content(source, "the image")
     raise TypeError(
         f"an image is a path, bytes, a binary file, a Pillow image or a numpy array, not {type(source).__name__}"
     )
+
+
+def _content(file: BinaryIO, name: object) -> bytes:
+    """Read a file to its end, which may never come, and each read may give less than it is asked for."""
+    data = bytearray()
+    while True:
+        part = file.read(MAX_IMAGE_BYTES + 1 - len(data))
+        if not isinstance(part, bytes):
+            raise TypeError("the image file must be opened in binary mode")
+        if not part:
+            return bytes(data)
+        data += part
+        refuse_size(len(data), name)
 
 
 def _bmp(pixels: np.ndarray) -> bytes:
@@ -105,4 +112,5 @@ def _png(image: Any) -> bytes:
         image = image.convert("RGB")
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
+    refuse_size(buffer.tell(), "the image as PNG")
     return buffer.getvalue()

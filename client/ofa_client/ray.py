@@ -9,15 +9,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa_client.bulk.run import is_fatal
-from ofa_client.images import ImageSource
+from ofa_client.bulk.outage import reason_of
+from ofa_client.bulk.run import PATIENT, is_fatal
+from ofa_client.bulk.tables import image_of
 from ofa_client.many import DEFAULT_CONCURRENCY
-from ofa_client.retry import Retry
 from ofa_client.sync import Captioner
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 CAPTION_COLUMN = "caption"
 SCORE_COLUMN = "caption_score"
 ERROR_COLUMN = "caption_error"
-
-_PATIENT = Retry(attempts=1_000_000, patience=120)
 
 
 def caption_dataset(
@@ -86,7 +84,7 @@ class CaptionBatch:
         options: dict[str, Any] | None,
         settings: dict[str, Any],
     ) -> None:
-        self._captioner = Captioner(url, **{"retry": _PATIENT, "timeout": 300, **settings})
+        self._captioner = Captioner(url, **{"retry": PATIENT, "timeout": 300, **settings})
         self._image_column = image_column
         self._concurrency = concurrency
         self._options = {"priority_class": "batch", **(options or {})}
@@ -94,25 +92,16 @@ class CaptionBatch:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Add the columns to a batch."""
         captions, scores, reasons = [], [], []
-        images = _images(batch[self._image_column])
+        images = map(image_of, batch[self._image_column])
         for outcome in self._captioner.caption_many(images, concurrency=self._concurrency, **self._options):
             if is_fatal(outcome.error, self._captioner, in_order=True):
                 raise outcome.error
             failed = outcome.error is not None
             captions.append(None if failed else outcome.caption.text)
             scores.append(None if failed else outcome.caption.score)
-            reasons.append(_reason(outcome.error) if failed else None)
+            reasons.append(": ".join(reason_of(outcome.error)) if failed else None)
         columns = {CAPTION_COLUMN: captions, SCORE_COLUMN: scores, ERROR_COLUMN: reasons}
         return {**batch, **{name: np.array(column, dtype=object) for name, column in columns.items()}}
-
-
-def _images(column: np.ndarray) -> Iterator[ImageSource]:
-    for value in column:
-        yield (value.get("bytes") or value.get("path") or b"") if isinstance(value, dict) else value
-
-
-def _reason(error: Exception | None) -> str:
-    return f"UNREADABLE: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
 def _actors(clients: int) -> Any:

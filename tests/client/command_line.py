@@ -15,6 +15,6 @@ def run(arguments, folder, environment, encoding="utf-8"):
         capture_output=True,
         encoding=encoding,
         errors="surrogateescape",
-        timeout=120,
+        timeout=300,
         check=False,
     )

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import socket
+import uuid
 
 import pytest
 
@@ -55,6 +56,28 @@ def script():
 
 
 @pytest.fixture
+def held(scripted, script):
+    """Return an image whose captions come once it is let go, and what lets it go; in the end all are.
+
+    With ``until``, so many requests less one are to come before; the last one lets all of them go.
+    """
+    groups = []
+
+    def hold(until=2, **keys):
+        group = str(uuid.uuid4())
+        groups.append(group)
+        return script(group=group, until=until, **keys), lambda: let_go(group)
+
+    def let_go(group):
+        with Captioner(scripted.grpc) as captioner:
+            captioner.caption(script(group=group))
+
+    yield hold
+    for group in groups:
+        let_go(group)
+
+
+@pytest.fixture
 def environment(scripted):
     """The command's: its own variables name the scripted server and nothing else."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("OFA_")}
@@ -87,6 +110,8 @@ def run_async(url):
 
 @pytest.fixture
 def closed_port():
-    """A port of this machine that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    """A port of this machine that nobody listens on; nobody else is given it, and a test's own server may have it."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]

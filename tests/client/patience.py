@@ -3,8 +3,9 @@
 import time
 
 
-def eventually(condition, seconds=60):
+def eventually(condition, seconds=120):
     """Try until it holds; an assertion fails if it never does."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.01)  # for whoever brings it about

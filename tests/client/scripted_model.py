@@ -3,11 +3,12 @@
 An image that begins with ``scripted:`` goes on with a JSON object:
 
     error, status    refuse with this message and this name of a ``TritonError`` code (INVALID_ARG by default)
+    until            answer only when so many requests of this ``group`` have come
     delay_s          answer after that long
     captions         answer with these texts
     scores           answer with these scores, even if they are too many
     echo             answer with what arrived, as JSON: parameters, timeout_us, in_flight (requests of this ``group``
-                     just now) and cancelled (requests so far whose client had gone when their answer was due)
+                     just now) and cancelled (those of it so far whose client had gone when their answer was due)
 
 Any other image gets captions that name the hash of its bytes.
 """
@@ -34,8 +35,8 @@ class TritonPythonModel:
         self.lock = threading.Lock()
         # All answers leave from one thread: is_cancelled() on one beside send() on another ends Triton 2.51's process.
         self.answering = ThreadPoolExecutor(1)
-        self.in_flight = Counter()
-        self.cancelled = 0
+        self.came, self.in_flight, self.cancelled = Counter(), Counter(), Counter()
+        self.held = []
 
     def execute(self, requests):
         time.sleep(self.execute_seconds)
@@ -44,22 +45,22 @@ class TritonPythonModel:
             script = json.loads(image[len(MARK) :]) if image.startswith(MARK) else {}
             group = script.get("group")
             with self.lock:
+                self.came[group] += 1
                 self.in_flight[group] += 1
-                in_flight = self.in_flight[group]
-            arrived = {
-                "parameters": json.loads(request.parameters()),
-                "timeout_us": request.timeout(),
-                "in_flight": in_flight,
-                "cancelled": self.cancelled,
-            }
+                counts = {"in_flight": self.in_flight[group], "cancelled": self.cancelled[group]}
+            arrived = {"parameters": json.loads(request.parameters()), "timeout_us": request.timeout(), **counts}
             answer = respond(image, script, arrived, request.requested_output_names())
-            sender = request.get_response_sender()
-            threading.Timer(script.get("delay_s", 0), self.answering.submit, (self.send, sender, answer, group)).start()
+            self.held.append((script, request.get_response_sender(), answer))
+            ready = [held for held in self.held if self.came[held[0].get("group")] >= held[0].get("until", 0)]
+            self.held = [held for held in self.held if held not in ready]
+            for script, sender, answer in ready:
+                due = (self.send, sender, answer, script.get("group"))
+                threading.Timer(script.get("delay_s", 0), self.answering.submit, due).start()
 
     def send(self, sender, answer, group):
         with self.lock:
             self.in_flight[group] -= 1
-            self.cancelled += sender.is_cancelled()
+            self.cancelled[group] += sender.is_cancelled()
         sender.send(answer, flags=FINAL)
 
 

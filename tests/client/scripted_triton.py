@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-START_SECONDS = 60
-STOP_SECONDS = 20
+START_SECONDS = 300
+STOP_SECONDS = 60
 
 
 @dataclass(frozen=True)

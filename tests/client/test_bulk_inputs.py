@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import re
 import sys
 import tarfile
@@ -180,14 +181,14 @@ def test_an_archive_of_nothing_is_whole(folder):
 
 @pytest.mark.parametrize(("suffix", "mode"), [("tar.gz", "w:gz"), ("tar.bz2", "w:bz2"), ("tar.xz", "w:xz")])
 def test_a_compressed_archive_that_is_damaged_fails_and_the_rest_goes_on(folder, suffix, mode):
-    name = f"shard.{suffix}"
+    name, chance = f"shard.{suffix}", random.Random(0)
     with tarfile.open(name, mode) as archive:
         for i in range(4):
             member = tarfile.TarInfo(f"{i}.jpg")
             member.size = 1 << 18
-            archive.addfile(member, io.BytesIO(os.urandom(member.size // 2).hex().encode()))
+            archive.addfile(member, io.BytesIO(chance.randbytes(member.size // 2).hex().encode()))
     data = bytearray((folder / name).read_bytes())
-    data[len(data) // 2 :] = os.urandom(len(data) - len(data) // 2)
+    data[len(data) // 2 :] = chance.randbytes(len(data) - len(data) // 2)
     (folder / name).write_bytes(data)
     found = contents(name, "x")
     assert found["x"] == b"x"
@@ -213,6 +214,38 @@ def test_an_archive_whose_header_lies_fails(folder):
         member.pax_headers = sparse
         archive.addfile(member)
     assert "damaged" in contents("shard.tar")["shard.tar"]
+
+
+def header(kind, size=0, **fields):
+    member = tarfile.TarInfo("long")
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+LONG = 2 << 20
+SPARSE = bytearray(header(tarfile.GNUTYPE_SPARSE))
+SPARSE[482] = 1  # its map goes on in the next block
+SPARSE[148:156] = b"%06o\0 " % (sum(SPARSE[:148]) + 8 * 32 + sum(SPARSE[156:]))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        header(tarfile.XHDTYPE, LONG) + b"%d comment=%s\n" % (LONG, b"x" * (LONG - 17)),
+        header(tarfile.GNUTYPE_LONGNAME, LONG) + b"x" * LONG,
+        bytes(SPARSE) + (b"00000000001\0" * 42 + b"\1" + bytes(7)) * (LONG // 512),
+    ],
+    ids=["attributes", "name", "map"],
+)
+def test_headers_are_not_read_however_long(folder, headers):
+    """A thousandth of that, compressed, would take all memory."""
+    write_tar("whole.tar", ["0.jpg", "1.jpg"])
+    data = (folder / "whole.tar").read_bytes()
+    (folder / "shard.tar").write_bytes(data[:1024] + headers + data[1024:])
+    assert contents("shard.tar") == {
+        "shard.tar/0.jpg": b"0.jpg",
+        "shard.tar": "the archive is damaged (a header's size is out of range)",
+    }
 
 
 def test_what_is_too_large_for_the_server_is_not_read(folder):

@@ -11,11 +11,14 @@ import math
 import multiprocessing
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ofa_client import AsyncCaptioner, Caption, Captioner, DeadlineExceededError, InvalidParameterError, Retry
 from ofa_client.endpoint import Endpoint
+
+from patience import eventually
 
 
 def expected_text(image, i=0):
@@ -93,9 +96,9 @@ def test_an_unknown_option_is_refused(captioner):
 
 
 def test_the_server_is_told_the_deadline(url, script):
-    with Captioner(url, timeout=20) as captioner:
-        assert 15_000_000 < echoed(captioner.caption(script(echo=True)))["timeout_us"] <= 20_000_000
-        assert 1_000_000 < echoed(captioner.caption(script(echo=True), timeout=5))["timeout_us"] <= 5_000_000
+    with Captioner(url, timeout=200) as captioner:
+        assert 150_000_000 < echoed(captioner.caption(script(echo=True)))["timeout_us"] <= 200_000_000
+        assert 50_000_000 < echoed(captioner.caption(script(echo=True), timeout=100))["timeout_us"] <= 100_000_000
 
 
 def test_a_passed_deadline_is_an_error_and_the_next_request_works(captioner, script):
@@ -105,12 +108,11 @@ def test_a_passed_deadline_is_an_error_and_the_next_request_works(captioner, scr
 
 
 def test_over_grpc_a_passed_deadline_cancels_on_the_server(scripted, script):
+    own = {"group": str(uuid.uuid4())}
     with Captioner(scripted.grpc) as captioner:
-        before = echoed(captioner.caption(script(echo=True)))["cancelled"]
         with pytest.raises(DeadlineExceededError):
-            captioner.caption(script(delay_s=0.5), timeout=0.1)
-        time.sleep(1)
-        assert echoed(captioner.caption(script(echo=True)))["cancelled"] == before + 1
+            captioner.caption(script(**own, delay_s=4), timeout=3)
+        eventually(lambda: echoed(captioner.caption(script(**own, echo=True)))["cancelled"] == 1)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, 86_401])
@@ -151,12 +153,12 @@ def test_asyncio_has_the_same_methods(run_async, tmp_path):
 
 
 def test_asyncio_requests_run_side_by_side(run_async, script):
-    async def use(captioner):
-        begin = time.monotonic()
-        await asyncio.gather(*(captioner.caption(script(delay_s=0.5, captions=[str(i)])) for i in range(8)))
-        return time.monotonic() - begin
+    image = script(group=str(uuid.uuid4()), until=8, echo=True)  # none is answered before all have come
 
-    assert run_async(use) < 2
+    async def use(captioner):
+        return await asyncio.gather(*(captioner.caption(image) for _ in range(8)))
+
+    assert sorted(echoed(caption)["in_flight"] for caption in run_async(use)) == list(range(1, 9))
 
 
 def test_a_cancelled_task_leaves_the_captioner_usable(run_async, script):
@@ -202,7 +204,7 @@ def test_a_closed_asynchronous_captioner_says_so(url):
 def test_closing_is_an_error_to_who_waits_and_no_cancel(url, script, retry):
     async def main():
         captioner = AsyncCaptioner(url, retry=retry)
-        waiting = [asyncio.ensure_future(captioner.caption(script(delay_s=3))) for _ in range(3)]
+        waiting = [asyncio.ensure_future(captioner.caption(script(delay_s=30))) for _ in range(3)]
         await asyncio.sleep(0.5)
         waiting[0].cancel()
         await captioner.close()
@@ -217,7 +219,7 @@ def test_closing_is_an_error_to_who_waits_and_no_cancel(url, script, retry):
 def test_so_it_is_to_a_thread_that_waits(url, script, retry):
     captioner = Captioner(url, retry=retry)
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(captioner.caption, script(delay_s=3)) for _ in range(2)]
+        waiting = [pool.submit(captioner.caption, script(delay_s=30)) for _ in range(2)]
         time.sleep(0.5)
         captioner.close()
         for each in waiting:
@@ -228,7 +230,7 @@ def test_so_it_is_to_a_thread_that_waits(url, script, retry):
 @pytest.mark.parametrize("in_order", [True, False])
 def test_and_to_one_that_captions_many(url, script, in_order):
     captioner = Captioner(url, retry=None)
-    outcomes = captioner.caption_many([script(), *[script(delay_s=3)] * 3], in_order=in_order)
+    outcomes = captioner.caption_many([script(), *[script(delay_s=30)] * 3], in_order=in_order)
     assert next(outcomes).error is None
     threading.Timer(0.5, captioner.close).start()
     with pytest.raises(RuntimeError, match="this captioner is closed"):
@@ -255,10 +257,7 @@ def test_a_forgotten_captioner_ends_its_thread(url, own_threads):
     assert len(own_threads()) == 1
     del captioner
     gc.collect()
-    deadline = time.monotonic() + 5
-    while own_threads() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not own_threads()
+    eventually(lambda: not own_threads())
 
 
 def _complaint_in_child(captioner, answers):
@@ -274,7 +273,7 @@ def test_a_forked_process_is_told_to_make_its_own(closed_port):
     answers = fork.SimpleQueue()
     child = fork.Process(target=_complaint_in_child, args=(captioner, answers))
     child.start()
-    child.join(10)
+    child.join(60)
     assert child.exitcode == 0
     assert "does not survive a fork" in answers.get()
     captioner.close()

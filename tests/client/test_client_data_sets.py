@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -155,32 +156,38 @@ def test_a_table_that_is_damaged_costs_its_rows_alone(ofa_caption, photos, tmp_p
 def killed_when(process, path, lines, signal_number):
     """Wait until the output has so many lines, then send the signal."""
     while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < lines):
-        pass
+        time.sleep(0.01)
     process.send_signal(signal_number)
     return process.wait()
 
 
-def test_kills_at_any_moment_lose_and_repeat_nothing(environment, ofa_caption, photos, tmp_path):
-    images = photos(300, broken=True, delay_s=0.02)
+def test_kills_at_any_moment_lose_and_repeat_nothing(environment, ofa_caption, photos, held, tmp_path):
     arguments = [*COMMAND, "photos", "--output", "captions.jsonl", "--concurrency", "8"]
     for lines in (1, 60, 130):
+        photos(300, broken=True, delay_s=0.02)
+        (tmp_path / "photos/0298.jpg").write_bytes(held()[0])  # none ends before it is killed
         process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
         assert killed_when(process, tmp_path / "captions.jsonl", lines, signal.SIGKILL) == -signal.SIGKILL
+    images = photos(300, broken=True)
     assert ofa_caption("photos", "--output", "captions.jsonl").returncode == 1
     failed = [name for name in images if name.endswith("9.jpg")]
     assert sorted(names(tmp_path / "captions.jsonl")) == sorted(set(images) - set(failed))
     assert sorted(names(tmp_path / "captions.jsonl.errors.jsonl")) == failed
 
 
-@pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_keeps_what_is_done(environment, ofa_caption, photos, tmp_path, signal_number, status):
+@pytest.mark.parametrize(
+    ("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_keeps_what_is_done(environment, ofa_caption, photos, held, tmp_path, signal_number, status):
     photos(100, delay_s=0.05)
+    (tmp_path / "photos/0099.jpg").write_bytes(held()[0])  # it does not end by itself
     arguments = [*COMMAND, "photos", "--output", "captions.jsonl", "--concurrency", "2"]
     pipes = {"stderr": subprocess.PIPE, "preexec_fn": heed_interrupts}
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, **pipes)
     assert killed_when(process, tmp_path / "captions.jsonl", 5, signal_number) == status
     assert b"Traceback" not in process.stderr.read()
     process.stderr.close()
+    photos(100)
     ofa_caption("photos", "--output", "captions.jsonl")
     assert len(set(names(tmp_path / "captions.jsonl"))) == len(names(tmp_path / "captions.jsonl")) == 100
 
@@ -208,7 +215,7 @@ def test_a_server_that_restarts_costs_no_image(environment, photos, tmp_path):
         while process.poll() is None and len(names(tmp_path / "captions.jsonl")) < 20:
             time.sleep(0.05)
     with grpc_server(slow, port=int(url.rpartition(":")[2])):
-        assert process.wait() == 0
+        assert process.wait(300) == 0
     assert sorted(names(tmp_path / "captions.jsonl")) == images
     assert names(tmp_path / "captions.jsonl.errors.jsonl") == []
 
@@ -222,7 +229,7 @@ def test_a_host_that_falls_silent_costs_no_image(environment, photos, scripted, 
         process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
         eventually(lambda: len(names(tmp_path / "captions.jsonl")) >= 20)
         fall_silent()
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     assert sorted(names(tmp_path / "captions.jsonl")) == images
 
 
@@ -272,15 +279,15 @@ def silent(request, context):
 def test_an_image_that_alone_gets_no_answer_fails_and_the_others_are_captioned(
     ofa_caption, photos, tmp_path, behave, code, output
 ):
-    photos(12)
+    photos(30)  # the others take longer than the timeout, so that some are captioned after it
     with grpc_server(but_for(of(b"photo 0"), behave)) as url:
-        result = ofa_caption("photos", *output, "--url", url, "--timeout", "1", "--patience", "3", "--concurrency", 3)
+        result = ofa_caption("photos", *output, "--url", url, "--timeout", "3", "--patience", "4", "--concurrency", 3)
     assert result.returncode == 1
     if output:
-        assert len(names(tmp_path / "captions.jsonl")) == 11
+        assert len(names(tmp_path / "captions.jsonl")) == 29
         assert errors_of(tmp_path) == {"photos/0000.jpg": code}
     else:
-        assert len(result.stdout.splitlines()) == 11
+        assert len(result.stdout.splitlines()) == 29
         assert result.stderr.startswith(f"photos/0000.jpg: {code}: ")
 
 
@@ -352,7 +359,7 @@ def test_a_network_that_is_down_for_a_while_is_waited_for(environment, tmp_path,
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
     time.sleep(4)
     with http_server(http_answer("200 OK", "an image"), port=closed_port):
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     assert sorted(names(tmp_path / "captions.jsonl")) == sorted(urls)
 
 
@@ -374,7 +381,7 @@ def test_a_list_in_a_pipe_loses_no_line(environment, photos, tmp_path):
         for name in images:
             lines.write(f"{name}\n")
             lines.flush()
-    assert process.wait(60) == 0
+    assert process.wait(300) == 0
     assert sorted(names(tmp_path / "captions.jsonl")) == images
 
 
@@ -400,8 +407,9 @@ def test_shards_together_are_the_whole(ofa_caption, photos, tmp_path):
     assert sorted(name for part in parts for name in names(part)) == images
 
 
-def test_two_runs_at_once_on_one_file_are_refused(environment, ofa_caption, photos, tmp_path):
-    photos(50, delay_s=0.2)
+def test_two_runs_at_once_on_one_file_are_refused(environment, ofa_caption, photos, held, tmp_path):
+    photos(3)
+    (tmp_path / "photos/0002.jpg").write_bytes(held()[0])  # the first does not end by itself
     arguments = [*COMMAND, "photos", "--output", "captions.jsonl", "--concurrency", "1"]
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
     output = tmp_path / "captions.jsonl"
@@ -464,8 +472,11 @@ def test_a_terminal_sees_the_bar(environment, photos, tmp_path):
     photos(5)
     ours, theirs = pty.openpty()
     arguments = [*COMMAND, "photos", "--output", "captions.jsonl"]
-    subprocess.run(arguments, cwd=tmp_path, env=environment, stderr=theirs, check=True, timeout=60)
+    subprocess.run(arguments, cwd=tmp_path, env=environment, stderr=theirs, check=True, timeout=300)
     os.close(theirs)
-    shown = os.read(ours, 1 << 16).decode()
+    shown = b""
+    with contextlib.suppress(OSError):  # the end: nobody has the other side open
+        while more := os.read(ours, 1 << 16):  # the system passes it on in pieces
+            shown += more
     os.close(ours)
-    assert re.search(r"\r#{20} 100%  5/5  [\d.]+/s", shown)
+    assert re.search(r"\r#{20} 100%  5/5  [\d.]+/s", shown.decode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,6 +101,32 @@ def test_what_is_too_large_for_the_server_is_refused_unread(tmp_path):
     ):
         with pytest.raises(ImageTooLargeError, match="is larger than 20 MiB"):
             read_image(source)
+
+
+def test_nor_is_a_file_read_on_whose_end_does_not_come():
+    class Endless:
+        given = 0
+
+        def read(self, size=-1):
+            assert size > 0  # all of it
+            self.given += min(size, 1 << 20)
+            return bytes(min(size, 1 << 20))
+
+    endless = Endless()
+    with pytest.raises(ImageTooLargeError, match="the image is larger than 20 MiB"):
+        read_image(endless)
+    assert endless.given == MAX_IMAGE_BYTES + 1
+
+
+def test_a_pillow_image_is_refused_that_is_too_large_as_png():
+    noise = Image.fromarray(RANDOM.integers(0, 256, (2650, 2650, 3), np.uint8))
+    with pytest.raises(ImageTooLargeError, match="the image as PNG is larger than 20 MiB"):
+        read_image(noise)
+
+
+def test_a_file_may_come_in_pieces():
+    pieces = [b"any ", b"by", b"tes", b""]
+    assert read_image(SimpleNamespace(read=lambda _size: pieces.pop(0))) == b"any bytes"
 
 
 def test_a_file_in_text_mode_is_refused():

@@ -32,7 +32,7 @@ def run_here(scripted, tmp_path, script):
             env={name: value for name, value in os.environ.items() if not name.startswith("OFA_")},
             capture_output=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=300,
             check=True,
         ).stdout
 

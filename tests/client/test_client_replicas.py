@@ -8,7 +8,7 @@ from collections import Counter
 
 import grpc
 import pytest
-from ofa_client import AsyncCaptioner, Captioner, Retry, errors
+from ofa_client import AsyncCaptioner, Captioner, Retry, errors, replicas
 
 from nonsense_servers import InTurn, grpc_server, http_server, one_caption, refuse
 from patience import eventually
@@ -47,6 +47,8 @@ def test_a_name_with_several_addresses_is_balanced_by_grpc(count):
         captioner = Captioner("grpc://replaced")
         captioner._captioner._endpoints = [type(captioner._captioner._endpoints[0])("grpc", f"ipv4:{addresses}")]
         with captioner:
+            eventually(lambda: captioner.caption(IMAGE) and len(count) == 2)  # both are connected
+            count.clear()
             for _ in range(50):
                 captioner.caption(IMAGE)
     assert min(count.values()) >= 20
@@ -81,7 +83,7 @@ def test_a_replica_that_is_silent_costs_one_request(count, scheme):
     with (
         http_server(None) as silent,
         grpc_server(count.named("there")) as there,
-        Captioner([silent.replace("http", scheme), there], timeout=2) as captioner,
+        Captioner([silent.replace("http", scheme), there], timeout=5) as captioner,
     ):
         with pytest.raises(errors.DeadlineExceededError):
             captioner.caption(IMAGE)
@@ -149,7 +151,8 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("status", [status for status, _ in FAULTS])
-def test_a_replica_that_is_broken_costs_no_request(count, status):
+def test_a_replica_that_is_broken_costs_no_request(count, status, monkeypatch):
+    monkeypatch.setattr(replicas, "AWAY_SECONDS", 1000.0)
     broken = InTurn(refuse(status, "it is broken"))
     with (
         grpc_server(broken) as a,
@@ -159,7 +162,7 @@ def test_a_replica_that_is_broken_costs_no_request(count, status):
         for _ in range(40):
             assert captioner.caption(IMAGE).text == "a cat"
     assert count == {"there": 40}
-    assert 3 <= broken.requests < 15  # then it gets none for a second
+    assert broken.requests == 3  # then it gets none for a while
 
 
 @pytest.mark.parametrize(("status", "kind"), FAULTS)
@@ -198,16 +201,16 @@ def test_the_next_replica_gets_what_is_left_of_the_timeout():
         left.append(context.time_remaining())
         return one_caption(request, context)
 
-    with grpc_server(slow_to_refuse) as a, grpc_server(idle) as b, Captioner([a, b], timeout=20) as captioner:
+    with grpc_server(slow_to_refuse) as a, grpc_server(idle) as b, Captioner([a, b], timeout=90) as captioner:
         captioner.caption(IMAGE)
-    assert 10 < left[0] < 19.5
+    assert 45 < left[0] < 89.5
 
 
 def test_a_request_that_waits_for_its_next_try_opens_no_connection_after_the_close(count):
-    behave = InTurn(full("; try again in 0.5 s"), count.named("after the close"))
+    behave = InTurn(full("; try again in 4 s"), count.named("after the close"))
 
     async def main(url):
-        async with AsyncCaptioner(url) as captioner:
+        async with AsyncCaptioner(url, timeout=300) as captioner:
             waiting = asyncio.ensure_future(captioner.caption(IMAGE))
             while not behave.requests:
                 await asyncio.sleep(0.01)
@@ -237,6 +240,12 @@ def test_a_header_cannot_smuggle_another():
     with pytest.raises(ValueError, match="one line of ASCII") as caught:
         Captioner("http://127.0.0.1", api_key="s3cret\r\nX-Admin: yes")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x-ü", "x-²", "x_y", "x-trace-bin", "-x\n", ""])
+def test_a_header_that_grpc_takes_for_none_is_refused_at_once(name):
+    with pytest.raises(ValueError, match="must be one line of ASCII"):
+        Captioner("grpc://127.0.0.1", headers={name: "1"})
 
 
 def test_a_proxy_of_the_environment_is_not_used(count, closed_port, monkeypatch):

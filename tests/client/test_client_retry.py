@@ -33,7 +33,7 @@ FINAL = [
 
 
 def caption(url, retry=QUICK, **settings):
-    with Captioner(url, retry=retry, **{"timeout": 20, **settings}) as captioner:
+    with Captioner(url, retry=retry, **{"timeout": 120, **settings}) as captioner:
         return captioner.caption(IMAGE).text
 
 
@@ -118,10 +118,10 @@ def test_the_servers_own_hint_is_waited_for():
 
 
 def test_a_pause_past_the_deadline_is_not_begun():
-    behave = InTurn(refuse(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: full; try again in 30 s"), one_caption)
+    behave = InTurn(refuse(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: full; try again in 300 s"), one_caption)
     with grpc_server(behave) as url, pytest.raises(errors.OverloadedError) as caught:
-        caption(url, timeout=10)
-    assert caught.value.retry_after == 30
+        caption(url, timeout=100)
+    assert caught.value.retry_after == 300
     assert behave.requests == 1
 
 
@@ -146,16 +146,17 @@ def test_an_attempt_without_an_answer_is_followed_by_another():
 
 
 def test_a_server_that_refuses_for_the_deadline_is_told_an_earlier_one_and_not_asked_again():
+    told = []
+
     def slow(request, context):
-        told = request.parameters["timeout"].int64_param / 1e6
-        assert told < context.time_remaining()
-        time.sleep(told)
+        told.append(request.parameters["timeout"].int64_param / 1e6)
         context.abort(grpc.StatusCode.UNAVAILABLE, "DEADLINE_EXCEEDED: the deadline passed")
 
     behave = InTurn(slow, one_caption)
     with grpc_server(behave) as url, pytest.raises(errors.DeadlineExceededError, match="the deadline passed"):
-        caption(url, Retry(attempt_timeout=5))
+        caption(url, Retry(attempt_timeout=60))
     assert behave.requests == 1
+    assert told == [59]
 
 
 def test_pauses_grow_up_to_their_bound_and_are_random():

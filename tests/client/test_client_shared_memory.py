@@ -124,7 +124,7 @@ def test_a_server_that_was_started_again_is_told_of_the_region_again(sharing, sc
 
 def test_a_captioner_that_nobody_closes_is_closed_when_the_program_ends(url):
     command = [sys.executable, "-c", ONE_CAPTION, url, KEY]
-    printed = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=True).stdout
+    printed = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, check=True).stdout
     assert printed.strip() == expected_text(b"an image")
 
 
@@ -185,7 +185,7 @@ os.wait()
 print(captioner.caption(b"another").text)
 """
     program = [sys.executable, "-c", ONE_CAPTION + fork, scripted.http, KEY]  # gRPC itself does not survive a fork
-    printed = subprocess.run(program, capture_output=True, encoding="utf-8", timeout=60, check=True).stdout
+    printed = subprocess.run(program, capture_output=True, encoding="utf-8", timeout=300, check=True).stdout
     assert printed.splitlines() == [expected_text(b"an image"), expected_text(b"another")]
 
 

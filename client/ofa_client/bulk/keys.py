@@ -20,20 +20,13 @@ class KeySet:
 
     def add(self, key: str) -> bool:
         """Add a key; returns whether it is new."""
-        digest = _digest(key)
+        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
         if digest in self._recent or self._has(digest):
             return False
         self._recent.add(digest)
         if len(self._recent) >= _MERGE_AT:
             self._merge()
         return True
-
-    def __contains__(self, key: str) -> bool:
-        digest = _digest(key)
-        return digest in self._recent or self._has(digest)
-
-    def __len__(self) -> int:
-        return len(self._high) + len(self._recent)
 
     def _has(self, digest: bytes) -> bool:
         """Find the first half by bisection; its few equals are compared in full."""
@@ -48,7 +41,3 @@ class KeySet:
         order = np.argsort(high)
         self._high, self._low = high[order], np.concatenate([self._low, recent[:, 1]])[order]
         self._recent.clear()
-
-
-def _digest(key: str) -> bytes:
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()

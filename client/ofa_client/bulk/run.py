@@ -13,7 +13,11 @@ from ofa_client.bulk.outage import Suspects
 from ofa_client.bulk.output import Output
 from ofa_client.images import ImageSource
 from ofa_client.many import Awaited
+from ofa_client.retry import Retry
 from ofa_client.sync import Captioner
+
+PATIENT = Retry(attempts=1_000_000, patience=120.0)
+"""How the images of a data set are tried: the patience ends it, not the number of attempts."""
 
 _FATAL = (
     errors.ServiceUnavailableError,

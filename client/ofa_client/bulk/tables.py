@@ -71,11 +71,15 @@ def _image(column: Any, row: int) -> ImageSource:
         value = column[row].as_py()
     except ValueError as error:  # a path that is no text
         raise OSError(None, "the row is damaged") from error
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
+    value = image_of(value)
     if not isinstance(value, (bytes, str)):
         raise OSError(None, "the row has no image")
     return value
+
+
+def image_of(value: Any) -> Any:
+    """Take an image out of Hugging Face's ``{bytes, path}``; other values are it, or None where there is none."""
+    return value.get("bytes") or value.get("path") if isinstance(value, dict) else value
 
 
 def _nothing(name: str, reason: str, number: int | None = None) -> Iterator[Item]:

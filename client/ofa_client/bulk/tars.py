@@ -11,10 +11,37 @@ from ofa_client.bulk.items import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES, Item, un
 from ofa_client.images import ImageSource, refuse_size
 
 _REST_AT_A_TIME = 1 << 16
+_LONGEST_HEADERS = 1 << 20
+"""What the headers of one member may take, long names, attributes and maps included: all is held in memory."""
+
+
+class _Headers:
+    """An archive's file while a member's headers are read from it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._left = _LONGEST_HEADERS
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self._left:
+            raise tarfile.ReadError("a header's size is out of range")
+        self._left -= size
+        return self._file.read(size)
 
 
 class _Member(tarfile.TarInfo):
     """A header that is damaged, cut short or missing is not taken for the archive's end, which is a block of zeros."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """See :class:`tarfile.TarInfo`."""
+        file = archive.fileobj
+        archive.fileobj = _Headers(file)
+        try:
+            return super().fromtarfile(archive)
+        finally:
+            archive.fileobj = file
 
     @classmethod
     def frombuf(cls, *arguments: Any) -> tarfile.TarInfo:
