@@ -156,7 +156,7 @@ class AsyncCaptioner:
             request = InferRequest(self._model, data, requested_outputs(details), parameters, attempt_timeout)
             return read_captions(await replicas.infer(request, deadline), details)
 
-        found = await retrying(send, self._retry, deadline)
+        found = await retrying(send, self._retry, deadline, replicas.pause)
         self._captioned_at = time.monotonic()
         return found
 

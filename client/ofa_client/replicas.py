@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -44,7 +45,7 @@ class Replicas:
         self._aside = dict.fromkeys(endpoints, (False, 0.0))
         self._faults = dict.fromkeys(endpoints, 0)  # failures in a row
         self._next = 0
-        self._closed = False
+        self._closed = asyncio.Event()
 
     async def infer(self, request: InferRequest, deadline: float) -> dict[str, np.ndarray]:
         """Send to the next server that is not set aside; if it turns out to be full or broken, to another.
@@ -60,7 +61,7 @@ class Replicas:
         refused: dict[Endpoint, CaptionServiceError] = {}
         endpoint: Endpoint | None = self._pick()
         while endpoint is not None:
-            if self._closed:
+            if self._closed.is_set():
                 raise RuntimeError("this captioner is closed")
             try:
                 tensors = await self._ask(endpoint, request)
@@ -94,7 +95,7 @@ class Replicas:
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
             raise
-        if self._closed and (call.cancelled() or call.exception()):
+        if self._closed.is_set() and (call.cancelled() or call.exception()):
             raise RuntimeError("this captioner is closed")
         return call.result()
 
@@ -119,9 +120,14 @@ class Replicas:
                 return endpoint
         return None
 
+    async def pause(self, seconds: float) -> None:
+        """Wait, but not beyond the close."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), seconds)
+
     async def close(self) -> None:
         """Close all connections, and open no more."""
-        self._closed = True
+        self._closed.set()
         transports, self._transports = list(self._transports.values()), {}
         await asyncio.gather(*(transport.close() for transport in transports))
 

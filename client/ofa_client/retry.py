@@ -86,8 +86,15 @@ class Retry:
 NO_RETRY = Retry(attempts=1)
 
 
-async def retrying(send: Callable[[float], Awaitable[_T]], policy: Retry, deadline: float) -> _T:
+async def retrying(
+    send: Callable[[float], Awaitable[_T]],
+    policy: Retry,
+    deadline: float,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> _T:
     """Await ``send(timeout)`` until it succeeds, or the policy or the deadline (``time.monotonic()``) ends it.
+
+    Between two attempts it awaits ``pause(seconds)``, which may be over sooner.
 
     Raises:
         CaptionServiceError: the last attempt's; it is raised at once where the next pause would pass the deadline or
@@ -109,7 +116,7 @@ async def retrying(send: Callable[[float], Awaitable[_T]], policy: Retry, deadli
                 raise
             if attempt == 1 and policy.patience is not None:
                 give_up_at = min(deadline, now + policy.patience)
-            pause = policy.pause(error, attempt)
-            if now + pause >= give_up_at:
+            seconds = policy.pause(error, attempt)
+            if now + seconds >= give_up_at:
                 raise
-        await asyncio.sleep(pause)
+        await pause(seconds)

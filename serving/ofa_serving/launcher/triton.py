@@ -22,7 +22,8 @@ from ofa_serving.telemetry.origin import ID_HEADER, TRACE_PARAMETER
 from ofa_serving.telemetry.spans import SERVICE
 
 _LAST_LINES = 500
-_ENDING_SECONDS = 1
+_ENDING_SECONDS = 5
+"""For the last lines, on a machine that stands still; a process that the server left behind keeps the pipe open."""
 _SPARE_THREADS = 16
 """A call between models holds a thread until it is answered, and whether a request is cancelled is asked on another."""
 
