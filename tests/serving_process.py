@@ -19,8 +19,8 @@ _READY = re.compile(r"^ready (\S+) (http://\S+) grpc://(\S+) (http://\S+)$")
 _SHOWN = 4000
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for what must come about soon."""
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait for what must come about soon; the bound is against waiting for ever, on the slowest of machines."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -81,7 +81,7 @@ class ServerProcess:
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
 
-    def wait_until_ready(self, seconds: float = 120) -> bool:
+    def wait_until_ready(self, seconds: float = 300) -> bool:
         """Read the launcher's line; False if it ended without one, or wrote none in time and was killed."""
         watchdog = threading.Timer(seconds, self._process.kill)
         watchdog.start()
@@ -106,7 +106,7 @@ class ServerProcess:
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples, right now; of those that have the labels."""
         wanted = "".join(rf'(?=.*\b{key}="{value}")' for key, value in labels.items())
-        with urllib.request.urlopen(self.metrics_url, timeout=10) as answer:
+        with urllib.request.urlopen(self.metrics_url, timeout=60) as answer:
             samples = re.findall(rf"^{name}{wanted}(?:{{.*}})? (\S+)$", answer.read().decode(), re.MULTILINE)
         if not samples:
             raise AssertionError(f"the server has no metric {name}")
@@ -116,7 +116,7 @@ class ServerProcess:
         """Send the launcher a signal."""
         self._process.send_signal(number)
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 120) -> int:
         """Wait until the launcher has ended; its exit code."""
         return self._process.wait(seconds)
 
@@ -125,7 +125,7 @@ class ServerProcess:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(60)
+            return self._process.wait(120)
         except subprocess.TimeoutExpired:
             self._process.kill()
             raise

@@ -38,11 +38,12 @@ class TritonPythonModel:
 '''
 
 SEARCH = '''
-"""Name the features' sum, after as long as the request's parameter ``sleep`` asks for."""
+"""Name the features' sum, after as long as the request's parameter ``sleep`` asks for; it makes the file ``begun``."""
 
 import json
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -56,7 +57,10 @@ class TritonPythonModel:
             threading.Thread(target=self.answer, args=(request, request.get_response_sender())).start()
 
     def answer(self, request, sender):
-        time.sleep(float(json.loads(request.parameters()).get("sleep", 0)))
+        parameters = json.loads(request.parameters())
+        if "begun" in parameters:
+            Path(parameters["begun"]).touch()
+        time.sleep(float(parameters.get("sleep", 0)))
         sums = pb_utils.get_input_tensor_by_name(request, "hidden").as_numpy().sum(axis=1, keepdims=True)
         captions = np.array([[f"sum {value:.2f}".encode()] for value in sums[:, 0]], dtype=np.object_)
         outputs = {Tensor.CAPTION: captions, Tensor.SCORE: sums}
@@ -67,11 +71,15 @@ class TritonPythonModel:
 '''
 
 ENTRY = '''
-"""Call the stages in turn, as the product's public model does; ``wait`` is the seconds between them."""
+"""Call the stages in turn, as the product's public model does; ``wait`` is the seconds between them.
+
+With ``held``, it goes on from the first only once there is a file of that name.
+"""
 
 import json
 import threading
 import time
+from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 
@@ -108,7 +116,10 @@ class TritonPythonModel:
                 response = pb_utils.InferenceResponse(error=response.error())
                 break
             tensors = response.output_tensors()
-            time.sleep(float(json.loads(request.parameters()).get("wait", 0)))
+            parameters = json.loads(request.parameters())
+            while "held" in parameters and not Path(parameters["held"]).exists():
+                time.sleep(0.02)
+            time.sleep(float(parameters.get("wait", 0)))
         else:
             response = pb_utils.InferenceResponse(tensors)
         self.send(sender, response)

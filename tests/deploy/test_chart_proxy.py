@@ -64,9 +64,9 @@ def test_a_broken_canary_costs_nobody_anything(tmp_path):
         (proxy.site / "upstreams.conf").write_text(re.sub(r"resolver \S+ ", "resolver 127.0.0.1 ", upstreams))
         with proxy:
             for _ in range(10):
-                assert urllib.request.urlopen(f"{proxy.health_url}/ready", timeout=5).status == 200
+                assert urllib.request.urlopen(f"{proxy.health_url}/ready", timeout=60).status == 200
                 caption = urllib.request.Request(f"{proxy.http_url}/v2/models/m/infer", b"an image", RAW)
-                assert urllib.request.urlopen(caption, timeout=5).status == 200
+                assert urllib.request.urlopen(caption, timeout=60).status == 200
 
 
 @pytest.mark.skipif(NGINX is None, reason=MISSING)

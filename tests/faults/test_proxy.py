@@ -22,8 +22,8 @@ from wire import over_curl, over_grpc, over_http
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason=MISSING)
 
-CUT_SECONDS = 8
-"""A slow client is cut after 5 seconds; some more for a busy machine."""
+CUT_SECONDS = 30
+"""A slow client is cut after 5 seconds; more for a busy machine, and less than nginx's own 60."""
 
 MEBIBYTE = 2**20
 
@@ -167,7 +167,9 @@ def test_600_000_chunks_of_one_byte_are_one_body(proxy):
         for _ in range(600):
             client.sendall(b"1\r\nx\r\n" * 1000)
         client.sendall(b"0\r\n\r\n")
-        answer = client.recv(65536)
+        answer = b""
+        while b"UNSUPPORTED_FORMAT" not in answer and (more := client.recv(65536)):  # it may come in parts
+            answer += more
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"UNSUPPORTED_FORMAT" in answer
 
@@ -266,14 +268,16 @@ def test_slow_clients_are_cut(held, sent):
 
 
 def test_2000_idle_connections_leave_room_for_others(proxy):
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < 2500:
         pytest.skip(f"this machine lets a process open {most} files only")
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    idle = [connect(proxy, proxy.http_port) for _ in range(2000)]
+    idle = []
     try:
+        idle += [connect(proxy, proxy.http_port) for _ in range(2000)]
         assert http(proxy, "/v2/health/ready")[0] == 200
         assert over_http(proxy, MODEL, [IMAGE])["caption"][0, 0].decode() == KNOWN
     finally:
         for client in idle:
             client.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))

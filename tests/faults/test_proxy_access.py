@@ -134,9 +134,8 @@ def test_keys_and_tls_over_grpc(closed):
 
 def test_keys_are_not_logged(closed):
     http(closed, INFER, IMAGE, {**RAW, "Authorization": "Bearer key-of-ann"}, tls(closed))
-    log = closed.log_path.read_text()
-    assert '"caller":"ann"' in log
-    assert "key-of-ann" not in log
+    wait_until(lambda: '"caller":"ann"' in closed.log_path.read_text())  # it is written after the answer
+    assert "key-of-ann" not in closed.log_path.read_text()
 
 
 def test_old_protocols_are_refused(closed):
@@ -184,7 +183,7 @@ def test_without_a_server_the_caller_is_told_when_to_come_again(tmp_path):
 
 def status_of(url):
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code

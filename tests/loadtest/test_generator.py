@@ -73,7 +73,7 @@ def start(folder, url, *flags):
 def run(folder, url, *flags):
     """Its exit code and what it printed."""
     with start(folder, url, *flags) as process:
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=600)
     return process.returncode, printed
 
 
@@ -85,7 +85,7 @@ def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def await_file(path, seconds=60):
+def await_file(path, seconds=300):
     end = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < end, f"no {path.name}"
@@ -98,9 +98,9 @@ def test_what_a_hanging_server_never_answers_counts(workers, tmp_path):
 
     def hang(number, _context):
         if number > FIRST * workers + 4:
-            released.wait(30)
+            released.wait(300)
 
-    flags = ["--shape=constant", "--rate=4", "--seconds=4", "--timeout=3", f"--workers={workers}"]
+    flags = ["--shape=constant", "--rate=4", "--seconds=4", "--timeout=6", f"--workers={workers}"]
     with scripted(hang) as (url, service):
         code, printed = run(tmp_path, url, *flags)
         released.set()
@@ -112,18 +112,18 @@ def test_what_a_hanging_server_never_answers_counts(workers, tmp_path):
 
 
 def test_a_worker_whose_results_are_missing_is_told(tmp_path):
-    flags = ["--shape=constant", "--rate=2", "--seconds=5", "--timeout=3", "--workers=2"]
+    flags = ["--shape=constant", "--rate=2", "--seconds=5", "--timeout=30", "--workers=2"]
     with scripted() as (url, _), start(tmp_path, url, *flags) as process:
         await_file(tmp_path / "start.json")
         worker = next(tmp_path.glob("ready-*")).name.partition("-")[2]
         os.kill(int(worker), signal.SIGKILL)
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=600)
     assert process.returncode == 2, printed
     assert "1 of 2 processes did not write their results: nothing can be judged" in printed
 
 
 def test_a_generator_that_stands_still_is_late_and_sends_what_was_due(tmp_path):
-    flags = ["--shape=constant", "--rate=10", "--seconds=6", "--timeout=3"]
+    flags = ["--shape=constant", "--rate=10", "--seconds=10", "--timeout=30"]
     with scripted() as (url, _), start(tmp_path, url, *flags) as process:
         await_file(tmp_path / "start.json")
         time.sleep(1.5)
@@ -131,7 +131,7 @@ def test_a_generator_that_stands_still_is_late_and_sends_what_was_due(tmp_path):
         os.kill(locust, signal.SIGSTOP)
         time.sleep(2)
         os.kill(locust, signal.SIGCONT)
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=600)
     lags = [result["lag"] for result in results(tmp_path)]
     assert max(lags) > 1.5
     assert len(lags) >= 30
@@ -177,10 +177,10 @@ def test_the_command_leaves_nothing_behind_when_it_is_ended(number, code, tmp_pa
         begun = children(process.pid)
         begun += [grandchild for child in begun for grandchild in children(child)]
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
     assert process.returncode == code
     assert len(begun) == 2
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while any(alive(pid) for pid in begun) and number == signal.SIGKILL:  # it waited for nobody
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -36,7 +36,7 @@ class SteadyLoad:
 
     def __exit__(self, *_exception):
         self._ended.set()
-        self._thread.join(120)
+        self._thread.join(300)
         assert not self._thread.is_alive()
 
     @property
@@ -44,7 +44,7 @@ class SteadyLoad:
         """Captions so far."""
         return self.outcomes["OK"]
 
-    def wait_for(self, more, seconds=90):
+    def wait_for(self, more, seconds=300):
         """Waits until so many more captions have come."""
         enough, deadline = self.answered + more, time.monotonic() + seconds
         while self.answered < enough:

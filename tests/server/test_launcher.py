@@ -23,7 +23,7 @@ pytestmark = pytest.mark.server
 BUFFERED = ["env", "--unset=PYTHONUNBUFFERED"]
 """As most run it: what is not written stays in Python's buffer until the end."""
 
-SLOW_START = "import time\ntime.sleep(60)\n"
+SLOW_START = "import time\ntime.sleep(600)\n"
 
 
 @pytest.fixture
@@ -154,75 +154,81 @@ def test_a_refusal_of_a_model_is_the_clients_error(server):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_request_in_flight_finish(launcher, number):
+def test_a_signal_lets_the_request_in_flight_finish(launcher, number, tmp_path):
     with launcher, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(caption, launcher, sleep="2")
-        time.sleep(0.5)
+        answer = pool.submit(caption, launcher, sleep="2", begun=f"{tmp_path}/begun")
+        wait_until((tmp_path / "begun").exists)
         launcher.send_signal(number)
         assert answer.result() == caption_of(IMAGE)
         assert launcher.wait() == 0
     assert regions(launcher) == []
 
 
-def test_requests_between_stages_finish_and_new_ones_are_refused(launcher, artifacts):
+def test_requests_between_stages_finish_and_new_ones_are_refused(launcher, artifacts, tmp_path):
     replace_ensemble(artifacts / NAME)
-    with launcher, ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(caption, launcher, image, wait="1.5") for image in (b"one", b"two")]
-        time.sleep(0.5)
-        launcher.send_signal(signal.SIGTERM)
-        wait_until(lambda: "stopping" in launcher.log())
-        time.sleep(0.1)
-        with pytest.raises(InferenceServerException) as refused:
+    refusals = []
+
+    def is_refused_as_it_stops():
+        with pytest.raises(InferenceServerException) as refused:  # until it knows, as there is no more room
             caption(launcher)
-        assert refused.value.status() == "StatusCode.UNAVAILABLE"
-        assert refused.value.message().startswith("OVERLOADED: the server is stopping")
+        refusals.append(refused.value)
+        return refused.value.message().startswith("OVERLOADED: the server is stopping")
+
+    with launcher, ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(caption, launcher, image, held=f"{tmp_path}/go") for image in (b"one", b"two")]
+        wait_until(lambda: launcher.metric("ofa_requests_in_flight") == 2)
+        launcher.send_signal(signal.SIGTERM)
+        wait_until(is_refused_as_it_stops, 20)  # of the 30 s that requests in flight are given
+        assert {refusal.status() for refusal in refusals} == {"StatusCode.UNAVAILABLE"}
+        (tmp_path / "go").touch()
         assert [answer.result() for answer in answers] == [caption_of(b"one"), caption_of(b"two")]
         assert launcher.wait() == 0
     assert regions(launcher) == []
 
 
-def test_requests_past_the_bound_are_refused_until_one_is_answered(launcher, artifacts):
+def test_requests_past_the_bound_are_refused_until_one_is_answered(launcher, artifacts, tmp_path):
     replace_ensemble(artifacts / NAME)
     with launcher, ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(caption, launcher, wait="0.5") for _ in range(2)]
+        answers = [pool.submit(caption, launcher, held=f"{tmp_path}/go") for _ in range(2)]
         wait_until(lambda: launcher.metric("ofa_requests_in_flight") == 2)
-        with pytest.raises(InferenceServerException, match=r"OVERLOADED: too many images are .* try again in 1 s"):
+        # How soon depends on how long the known image took.
+        with pytest.raises(InferenceServerException, match=r"OVERLOADED: too many images are .* try again in \d+ s"):
             caption(launcher)
+        (tmp_path / "go").touch()
         assert [answer.result() for answer in answers] == [caption_of(IMAGE)] * 2
         wait_until(lambda: launcher.metric("ofa_requests_in_flight") == 0)
         assert caption(launcher) == caption_of(IMAGE)
 
 
 def assert_two_signals_end(launcher):
-    """At once, whatever is being waited for."""
-    began = time.monotonic()
+    """At once, whatever is being waited for: the last line would be another if the time had run out."""
     launcher.send_signal(signal.SIGINT)
     wait_until(lambda: "stopping" in launcher.log())
-    time.sleep(1)
+    time.sleep(1.1)  # within a second they count as one
     launcher.send_signal(signal.SIGINT)
     assert launcher.wait() == 1
-    assert time.monotonic() - began < 10
     assert "second signal" in launcher.last_line()
 
 
-def test_a_second_signal_does_not_wait(launcher):
+def test_a_second_signal_does_not_wait(launcher, tmp_path):
     with launcher, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(caption, launcher, sleep="20")
-        time.sleep(0.5)
+        answer = pool.submit(caption, launcher, sleep="600", begun=f"{tmp_path}/begun")
+        wait_until((tmp_path / "begun").exists)
         assert_two_signals_end(launcher)
         with pytest.raises(InferenceServerException):
             answer.result()
     assert regions(launcher) == []
 
 
-def test_a_signal_that_comes_twice_at_once_is_one(launcher):
+def test_a_signal_that_comes_twice_at_once_is_one(launcher, tmp_path):
     """As when a whole group gets it, and make, a member, passes on what it got."""
     with launcher, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(caption, launcher, sleep="3")
-        time.sleep(0.5)
+        answer = pool.submit(caption, launcher, sleep="3", begun=f"{tmp_path}/begun")
+        wait_until((tmp_path / "begun").exists)
+        launcher.send_signal(signal.SIGSTOP)  # however slow the machine, it finds both at one time
         launcher.send_signal(signal.SIGTERM)
-        wait_until(lambda: "stopping" in launcher.log())
-        launcher.send_signal(signal.SIGTERM)
+        launcher.send_signal(signal.SIGINT)
+        launcher.send_signal(signal.SIGCONT)
         assert launcher.wait() == 0
         assert answer.result() == caption_of(IMAGE)
 
@@ -237,20 +243,20 @@ def test_a_signal_while_models_load_stops_it(launcher, artifacts):
     assert regions(launcher) == []
 
 
-def test_signals_end_the_wait_for_the_known_image(launcher, artifacts):
+def test_signals_end_the_wait_for_the_known_image(launcher, artifacts, tmp_path):
     slow = artifacts / NAME / "model_repository/tiny_search/1/model.py"
-    slow.write_text(slow.read_text().replace("time.sleep(", "time.sleep(25 + "))
+    told = f"Path({str(tmp_path / 'begun')!r}).touch(); "
+    slow.write_text(slow.read_text().replace("time.sleep(", told + "time.sleep(600 + "))
     launcher.start()
-    wait_until(lambda: "Started Metrics Service" in launcher.log())
-    time.sleep(1)  # now it waits for the caption
+    wait_until((tmp_path / "begun").exists)
     assert_two_signals_end(launcher)
     assert regions(launcher) == []
 
 
-def test_a_server_that_dies_while_stopping_is_not_a_clean_stop(launcher, artifacts):
+def test_a_server_that_dies_while_stopping_is_not_a_clean_stop(launcher, artifacts, tmp_path):
     replace_ensemble(artifacts / NAME)
     with launcher, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(caption, launcher, wait="5")
+        answer = pool.submit(caption, launcher, held=f"{tmp_path}/go")
         wait_until(lambda: launcher.metric("ofa_requests_in_flight") == 1)
         launcher.send_signal(signal.SIGTERM)
         wait_until(lambda: "stopping" in launcher.log())
@@ -386,10 +392,8 @@ def test_a_missing_known_image_is_told(launcher, artifacts):
 def test_a_model_that_never_loads_ends_the_start_in_time(artifacts, tmp_path):
     slow = artifacts / NAME / "model_repository/tiny_search/1/model.py"
     slow.write_text(SLOW_START + slow.read_text())
-    began = time.monotonic()
     reason = failure(ServerProcess(artifacts, [NAME], tmp_path, ["--start-timeout=3"]))
     assert reason == "the server was not ready after 3 s (--start-timeout)"
-    assert time.monotonic() - began < 20
 
 
 def test_too_little_shared_memory_is_told_before_the_start(launcher, artifacts):

@@ -18,12 +18,16 @@ class Scrape:
     """The endpoint's samples at one moment."""
 
     def __init__(self, server):
-        with urllib.request.urlopen(server.metrics_url, timeout=10) as answer:
+        with urllib.request.urlopen(server.metrics_url, timeout=60) as answer:
             lines = re.findall(r"^(\w+){(.*)} (\S+)$", answer.read().decode(), re.MULTILINE)
         self._values = {
             (name, frozenset(re.findall(r'(\w+)="([^"]*)"', labels))): float(value) for name, labels, value in lines
         }
         self.counts = {key: value for key, value in self._values.items() if key[0].startswith("ofa_")}
+
+    def of(self, model):
+        """What one model's process counts."""
+        return {key: value for key, value in self.counts.items() if ("model", model) in key[1]}
 
     def __call__(self, name, model, **labels):
         return self._values[name, frozenset({"model": model, **labels}.items())]
@@ -43,12 +47,13 @@ def scrapes(server):
 
 
 def settled(server, since=None):
-    """The first scrape that the models' next round of publishing does not change (nor is still as ``since``)."""
+    """The first scrape that the next round of publishing does not change, all models having published ``since``."""
+    models = [PUBLIC, SEARCH, f"{PUBLIC}_preprocess"]
     latest = Scrape(server)
     for _ in range(60):
         time.sleep(2.5)  # they publish each second, a starved one later
         previous, latest = latest, Scrape(server)
-        if latest.counts == previous.counts and (since is None or latest.counts != since.counts):
+        if latest.counts == previous.counts and not (since and any(latest.of(m) == since.of(m) for m in models)):
             return latest
     raise AssertionError("the metrics never settled")
 

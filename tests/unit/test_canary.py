@@ -8,11 +8,19 @@ from types import SimpleNamespace
 import grpc
 import pytest
 from nonsense_servers import grpc_server, http_answer, http_server, one_caption
+from ofa_serving.launcher import server_metrics
 from ofa_serving.launcher.canary import Busy, Canary, Late, WrongCaption
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.server import Server
 
 CANARY = Canary("ofa_caption", b"an image", {}, ("a cat",))
+PATIENCE = 60
+"""Seconds, for what is there at once unless the machine stands still."""
+
+
+@pytest.fixture(autouse=True)
+def patient_scrapes(monkeypatch):
+    monkeypatch.setattr(server_metrics, "_TIMEOUT", PATIENCE)
 
 
 def refusal(message):
@@ -20,7 +28,7 @@ def refusal(message):
         grpc_server(lambda _request, context: context.abort(grpc.StatusCode.UNAVAILABLE, message)) as url,
         pytest.raises(LaunchError) as refused,
     ):
-        CANARY.check(url.removeprefix("grpc://"), 5)
+        CANARY.check(url.removeprefix("grpc://"), PATIENCE)
     assert str(refused.value) == f"ofa_caption could not caption its known image: {message}"
     return refused.value
 
@@ -51,7 +59,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_another_caption_is_wrong():
     with grpc_server(one_caption) as url, pytest.raises(WrongCaption):
-        Canary("ofa_caption", b"an image", {}, ("a dog",)).check(url.removeprefix("grpc://"), 5)
+        Canary("ofa_caption", b"an image", {}, ("a dog",)).check(url.removeprefix("grpc://"), PATIENCE)
 
 
 def test_a_stop_ends_the_wait_and_cancels_the_request():
@@ -60,14 +68,13 @@ def test_a_stop_ends_the_wait_and_cancels_the_request():
     def hang(request, context):
         context.add_callback(cancelled.set)
         stopping.set()
-        assert cancelled.wait(20)
+        cancelled.wait(PATIENCE)
         return one_caption(request, context)
 
-    began = time.monotonic()
-    with grpc_server(hang) as url, pytest.raises(LaunchError, match="was stopped before"):
-        CANARY.check(url.removeprefix("grpc://"), 20, stopping)
-    assert cancelled.is_set()
-    assert time.monotonic() - began < 5
+    with grpc_server(hang) as url:
+        with pytest.raises(LaunchError, match="was stopped before"):
+            CANARY.check(url.removeprefix("grpc://"), PATIENCE, stopping)
+        assert cancelled.wait(PATIENCE / 2)  # before the server's own end, or the request's, would cancel it
 
 
 def captioned_at_last(behave, captions):
@@ -81,7 +88,7 @@ def captioned_at_last(behave, captions):
         server.plan = SimpleNamespace(endpoints=SimpleNamespace(grpc=url.removeprefix("grpc://"), metrics=metrics_url))
         server.check_running = lambda: None
         canary = Canary("ofa_caption", b"an image", {}, ("a cat",))
-        return server._captions(canary, time.monotonic() + 20, threading.Event()) and server.known_seconds > 0
+        return server._captions(canary, time.monotonic() + PATIENCE, threading.Event()) and server.known_seconds > 0
 
 
 FULL = grpc.StatusCode.UNAVAILABLE, "OVERLOADED: too many images are being captioned"

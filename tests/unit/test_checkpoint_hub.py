@@ -40,7 +40,7 @@ def load_from(endpoint: str, cache, *names: str) -> list[dict]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
 

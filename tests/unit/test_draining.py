@@ -15,7 +15,7 @@ from ofa_serving.launcher.server_metrics import read_metric
 def serving(monkeypatch, tmp_path):
     """A function that gives a server which is up, and whose scrapes have these results, one after the other."""
     process = SimpleNamespace(pid=0, exit_code=None)
-    settings = SimpleNamespace(log_format="text", request_log="none", trace_url="", start_timeout=9)
+    settings = SimpleNamespace(log_format="text", request_log="none", trace_url="", start_timeout=60)
     plan = SimpleNamespace(settings=settings, canaries=(), installation=SimpleNamespace(environment={}))
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     monkeypatch.setattr(module, "TritonProcess", lambda *_: process)
@@ -34,7 +34,7 @@ def serving(monkeypatch, tmp_path):
     return start
 
 
-def drain(server, seconds=9.0):
+def drain(server, seconds=60.0):
     return server.drain(time.monotonic() + seconds, threading.Event())
 
 
