@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + number
     except Exception as error:  # whatever it is, it is told in a line
         log.error("ofa-build: %s", _sentence(error), exc_info=bool(os.environ.get("OFA_DEBUG")))
-        return 1
+        stopped_by = getattr(error, "signal_number", None)  # of a training run, which has saved what it did
+        return 1 if stopped_by is None else 128 + stopped_by
     return 0
 
 

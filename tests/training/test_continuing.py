@@ -24,8 +24,9 @@ from small_run import IMAGES, RECIPE, At, losses, train
 @pytest.mark.parametrize("update", [1, 4])
 def test_a_run_that_is_told_to_stop_continues_as_if_it_had_not(checkpoint, data, tmp_path, whole, update):
     hook = At(update, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Interrupted, match=f"stopped after update {update} of 6"):
+    with pytest.raises(Interrupted, match=f"stopped after update {update} of 6") as stopped:
         train(checkpoint, data, tmp_path, hooks=[hook])
+    assert stopped.value.signal_number == signal.SIGTERM
     train(checkpoint, data, tmp_path)
     assert losses(tmp_path) == losses(whole)
     assert_same_weights(tmp_path / "last", whole / "last")

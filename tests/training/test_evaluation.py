@@ -254,7 +254,7 @@ def test_a_metric_that_cannot_be_computed_is_refused_in_one_line_when_it_is_alon
     command = ["evaluate", str(CHECKPOINT), "--data", str(data), "--limit", "1", "--out", str(tmp_path / "out")]
     assert main([*command, "--metrics", "SPICE"]) == 1
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert "SPICE is not computed: SPICE needs" in line
+    assert "SPICE needs Stanford CoreNLP" in line
 
 
 def test_a_server_is_evaluated_through_the_sdk(server, tmp_path):

@@ -1,6 +1,7 @@
 """``config.json`` and ``configuration.json``: every field that changes a caption is honoured or refused by name."""
 
 import json
+import shutil
 
 import pytest
 from ofa_build.checkpoint import CheckpointError, PipelineSettings, load_checkpoint
@@ -192,3 +193,16 @@ def test_a_damaged_json_file_is_named(tmp_path, name, text):
     (directory / name).write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(CheckpointError, match=f"^{name} is not"):
         load_checkpoint(directory)
+
+
+@pytest.mark.parametrize("name", ["config.json", "configuration.json"])
+def test_a_json_files_byte_order_mark_is_no_fault(tmp_path, name):
+    folder = shutil.copytree(golden_checkpoint(CASES[0]), tmp_path / "marked")
+    (folder / name).write_text((folder / name).read_text("utf-8"), "utf-8-sig")
+    assert load_checkpoint(folder).settings == load_checkpoint(golden_checkpoint(CASES[0])).settings
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path):
+    (tmp_path / "holiday").mkdir()
+    with pytest.raises(CheckpointError, match=r"^holiday/config\.json is missing$"):
+        load_checkpoint(tmp_path / "holiday")

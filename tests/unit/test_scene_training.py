@@ -15,7 +15,8 @@ from ofa_build.scenes.references import references
 from ofa_build.scenes.sampler import CollageSampler, SceneSampler
 from ofa_build.scenes.sources import TRAINING_STYLES
 from ofa_build.scenes.splits import Split
-from ofa_build.scenes.vocabulary import EOS, PAD, CaptionTokenizer, write_vocabulary
+from ofa_build.scenes.vocabulary import write_vocabulary
+from ofa_serving.tokenizer import Tokenizer
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
@@ -27,7 +28,7 @@ from ofa_build.training.image_encoder import PRETRAINING, STUDENT, ImageEncoderR
 from ofa_build.training.objectives import CrossEntropy
 from ofa_build.training.recipe import RecipeError
 from ofa_build.training.run import student
-from ofa_build.training.scene_data import SceneDataset, collate
+from ofa_build.training.scene_data import SceneDataset
 
 RECIPE = replace(PRETRAINING, max_updates=3, batch_size=4, warm_up=0.0, save_every=10, workers=0)
 
@@ -55,17 +56,18 @@ def pretraining(folder, art, recipe=RECIPE):
 
 
 def batch_of(sampler, art, folder):
-    dataset = SceneDataset(sampler, art, CaptionTokenizer(folder), image_size=64)
-    return collate([dataset[index] for index in range(4)])
+    dataset = SceneDataset(sampler, art, Tokenizer.load(folder, "en"), image_size=64)
+    return dataset.collate([dataset[index] for index in range(4)])
 
 
 def test_a_scene_is_its_picture_its_caption_and_where_things_are(art, folder):
     batch = batch_of(SceneSampler(Split.TRAIN), art, folder)
     assert batch.pixels.shape == (4, 64, 64, 3)
     assert batch.classes.shape == batch.centres.shape == (4, 4, 4)
+    special = Tokenizer.load(folder, "en").special
     for target in batch.targets:
-        assert (target == EOS).sum() == 1
-        assert (target[target.tolist().index(EOS) + 1 :] == PAD).all()
+        assert (target == special.eos).sum() == 1
+        assert (target[target.tolist().index(special.eos) + 1 :] == special.pad).all()
 
 
 def test_pixels_reach_the_model_as_the_server_normalises_them(art, folder):
@@ -75,7 +77,7 @@ def test_pixels_reach_the_model_as_the_server_normalises_them(art, folder):
 
 
 def test_crowded_collages_and_scenes_take_turns_and_a_continued_stream_goes_on(art, folder):
-    pictures = Pictures(art, CaptionTokenizer(folder), RECIPE, image_size=64)
+    pictures = Pictures(art, Tokenizer.load(folder, "en"), RECIPE, image_size=64)
     whole = [batch for (batch,) in pictures.updates(0, 5)]
     assert [batch.targets.shape[1] > 0 for batch in whole] == [False, True, False, True, False]
     for start in (1, 2):
@@ -146,7 +148,8 @@ def test_a_deeper_model_begins_with_the_same_logits_and_all_of_it_learns(art, fo
     objectives = []
     for checkpoint in (source, deeper):
         model = student(checkpoint, RECIPE)
-        objectives.append(CrossEntropy(model, checkpoint.settings, CaptionTokenizer(folder).prompt(), RECIPE))
+        prompt = checkpoint.tokenizer.encode_prompt(checkpoint.settings.prompt)
+        objectives.append(CrossEntropy(model, checkpoint.settings, prompt, RECIPE))
     pixels = batch.normalised()
     with torch.no_grad():
         own, other = (objective.eval().logits(pixels, batch.targets) for objective in objectives)

@@ -11,7 +11,8 @@ from ofa_build.scenes.sampler import SceneSampler, is_hard
 from ofa_build.scenes.scene import Background, Placement, Scene, describe_placements
 from ofa_build.scenes.sources import HELD_OUT_STYLES, SOURCES, TRAINING_STYLES
 from ofa_build.scenes.splits import Split, has_held_out_combination, is_held_out_count, is_held_out_pair
-from ofa_build.scenes.vocabulary import CaptionTokenizer, write_vocabulary
+from ofa_build.scenes.vocabulary import write_vocabulary
+from ofa_serving.tokenizer import Tokenizer
 
 DRAWS = 400
 MAX_TOKENS = 16
@@ -41,10 +42,10 @@ def art() -> Art:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> CaptionTokenizer:
+def tokenizer(tmp_path_factory) -> Tokenizer:
     directory = tmp_path_factory.mktemp("vocabulary")
     write_vocabulary(directory)
-    return CaptionTokenizer(directory)
+    return Tokenizer.load(directory, "en")
 
 
 @pytest.mark.parametrize(
@@ -123,8 +124,8 @@ def test_a_background_never_has_an_objects_colour():
 @pytest.mark.parametrize("split", Split)
 def test_captions_fit_the_decoder_and_survive_beam_search(split, tokenizer):
     for scene in draws(split):
-        tokens = tokenizer.target(scene.caption)
-        assert tokenizer.text(tokens) == scene.caption
+        tokens = [*tokenizer.encode(scene.caption), tokenizer.special.eos]
+        assert tokenizer.caption(tokens) == scene.caption
         assert len(tokens) == len(scene.caption.split()) + 1 <= MAX_TOKENS
         trigrams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
         assert len(trigrams) == len(set(trigrams)), "the n-gram block would forbid the right caption"

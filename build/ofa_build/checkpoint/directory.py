@@ -116,10 +116,10 @@ def _check_tokenizer_config(directory: Path) -> None:
 
 def _json(directory: Path, name: str) -> dict[str, Any]:
     try:
-        values = json.loads((directory / name).read_text(encoding="utf-8"))
+        values = json.loads((directory / name).read_bytes())
     except FileNotFoundError as error:
-        raise CheckpointError(f"{name} is missing") from error
-    except ValueError as error:
+        raise CheckpointError(f"{directory.name}/{name} is missing") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name} is not JSON") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{name} is not a JSON object")

@@ -37,6 +37,8 @@ def load_checkpoint(source: str | Path, sha256: str | None = None) -> Checkpoint
 
 
 def _read_directory(directory: Path, sha256: str | None) -> Checkpoint:
+    if (directory / "recipe.json").is_file() and (directory / "last").is_dir():
+        raise CheckpointError(f"{directory} is a training run's folder; its checkpoints are best and last in it")
     files = sorted(directory.glob("*.pt"))
     if (directory / "config.json").is_file() or not files:
         return read_directory(directory, sha256)

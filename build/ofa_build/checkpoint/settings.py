@@ -152,7 +152,6 @@ def _typed(values: Mapping[str, Any], name: str, kind: type, default: Any, secti
     elif isinstance(value, kind):
         return value
     raise CheckpointError(f"{_FILE}: {section}.{name} is {value!r}, not of type {kind.__name__}")
-    return value
 
 
 def _check_range(name: str, known_as: str, value: float) -> None:

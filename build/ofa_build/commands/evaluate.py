@@ -14,7 +14,7 @@ from ..data import DataError, open_data
 from ..evaluation.captioners import Captioner, ServedCaptioner, TorchCaptioner
 from ..evaluation.evaluate import evaluate
 from ..evaluation.metrics import METRICS
-from ..evaluation.report import markdown, write_report
+from ..evaluation.report import make_folder, markdown, write_report
 from .data_flags import KINDS, add_data_flags, data_options
 
 log = logging.getLogger("ofa-build")
@@ -43,14 +43,18 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Run the subcommand."""
-    data = open_data(flags.data, **data_options(flags))
     if min(1 if flags.limit is None else flags.limit, flags.concurrency, flags.batch_size) < 1:
         raise DataError("--limit, --concurrency and --batch-size are 1 or more")
+    if flags.shown < 0:
+        raise DataError("--shown is 0 or more")
+    data = open_data(flags.data, **data_options(flags))
+    make_folder(flags.out)
     records = list(data.records)[: flags.limit]
     title = flags.title or (flags.model if flags.url else Path(flags.checkpoint).name)
     evaluation = evaluate(_captioner(flags), records, data.bad, flags.metrics)
+    log.info("%s", markdown(evaluation, title))
     paths = write_report(evaluation, flags.out, title, flags.shown)
-    log.info("%s\nwrote %s, %s and %s", markdown(evaluation, title), paths.json, paths.markdown, paths.html)
+    log.info("wrote %s, %s and %s", paths.json, paths.markdown, paths.html)
 
 
 def _captioner(flags: argparse.Namespace) -> Captioner:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
+import threading
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -13,6 +16,7 @@ import numpy as np
 import torch
 from ofa_serving.contract import CaptionError
 from ofa_serving.images import load_pixels
+from ofa_serving.signals import ending
 from ofa_serving.tokenizer import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
@@ -176,7 +180,7 @@ class Batches:
             DataError: when too many records are bad.
 
         """
-        batches = iter(self._loader(first, last))
+        batches = map(_unless_failed, self._loader(first, last))
         for number in range(first, last):
             wanted = self.share.batches(self._examples_of(number))
             update = list(itertools.islice(batches, wanted))
@@ -187,17 +191,18 @@ class Batches:
             yield update
 
     def _loader(self, first: int, last: int) -> DataLoader:
-        common = {
-            "num_workers": self.workers,
-            "prefetch_factor": 4 if self.workers else None,
-            "worker_init_fn": _outlive_signals,
-        }
-        if self._keys is None:
-            stream = _StreamedBatches(self, first, last)
-            return DataLoader(stream, batch_size=None, **common)
-        order = itertools.chain.from_iterable(self.share.of(self._keys_of(update)) for update in range(first, last))
-        examples = _Examples(self.data.records, self.encoding)
-        return DataLoader(examples, batch_sampler=order, collate_fn=self.encoding.collate, **common)
+        data, order = _StreamedBatches(self, first, last), None
+        if self._keys is not None:
+            data = _Examples(self.data.records, self.encoding)
+            order = itertools.chain.from_iterable(self.share.of(self._keys_of(update)) for update in range(first, last))
+        return DataLoader(
+            data,
+            batch_size=None,  # what the data gives are batches
+            sampler=order,
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
+            worker_init_fn=_outlive_signals,
+        )
 
     def _examples_of(self, update: int) -> int:
         """Tell how many examples an update has; an epoch's last one may have fewer."""
@@ -217,11 +222,55 @@ class Batches:
 def _outlive_signals(_worker: int) -> None:
     """Keep a worker from what is sent to its process's whole group, or to every process of a job or container.
 
-    The run ends after the update at hand and needs its workers until then; they end with it.
+    The run ends after the update at hand and needs its workers until then; they end with it, or when it says so: a
+    process that exits tells them by SIGTERM, and waits for them.
     """
     os.setpgrp()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for number in ending():
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # no handler is told who sent it
+    threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
+    """End the worker by its own process's SIGTERM, and by no other's."""
+    run = multiprocessing.parent_process().pid
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != run:
+        pass
+    os._exit(0)  # of anything else torch says that a worker failed
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What ended a worker, in words: torch would put its trace into the message, and not every error can be sent.
+
+    Attributes:
+        is_datas: whether the sentence is one of ours or the system's.
+        sentence: what to say.
+        trace: where it was.
+    """
+
+    is_datas: bool
+    sentence: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        """Describe the error at hand; where there are no workers, it is raised as it is."""
+        if get_worker_info() is None:
+            raise error
+        is_datas = isinstance(error, DataError | OSError)
+        said = str(error) if is_datas else f"a worker failed with {type(error).__name__}: {error}"
+        return cls(is_datas, said, traceback.format_exc())
+
+
+def _unless_failed(batch: CaptionBatch | _Failure) -> CaptionBatch:
+    """Raise what a worker failed with."""
+    if isinstance(batch, _Failure):
+        kind = DataError if batch.is_datas else RuntimeError
+        raise kind(batch.sentence) from RuntimeError(f"in a worker:\n{batch.trace}")
+    return batch
 
 
 def _example_keys(records: Sequence[Record], per_image: bool) -> list[tuple[int, int]]:
@@ -230,11 +279,16 @@ def _example_keys(records: Sequence[Record], per_image: bool) -> list[tuple[int,
 
 
 class _Examples(Dataset):
+    """Gives a batch for the keys of its examples."""
+
     def __init__(self, records: Sequence[Record], encoding: Encoding) -> None:
         self._records, self._encoding = records, encoding
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
-        return self._encoding.example(self._records[key[0]], key)
+    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> CaptionBatch | _Failure:
+        try:
+            return self._encoding.collate([self._encoding.example(self._records[key[0]], key) for key in keys])
+        except Exception as error:
+            return _Failure.of(error)
 
 
 class _StreamedBatches(IterableDataset):
@@ -243,7 +297,14 @@ class _StreamedBatches(IterableDataset):
     def __init__(self, batches: Batches, first: int, last: int) -> None:
         self._batches, self._first, self._last = batches, first, last
 
-    def __iter__(self) -> Iterator[CaptionBatch]:
+    def __iter__(self) -> Iterator[CaptionBatch | _Failure]:
+        try:
+            yield from self._own()
+        except Exception as error:
+            yield _Failure.of(error)
+
+    def _own(self) -> Iterator[CaptionBatch]:
+        """Give what this worker has of the updates."""
         worker = get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         share, encoding = self._batches.share, self._batches.encoding

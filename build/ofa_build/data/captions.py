@@ -9,7 +9,7 @@ from ofa_serving.tokenizer import Tokenizer
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalise(caption: str, max_words: int) -> str:
+def normalise(caption: str, max_words: int | None = None) -> str:
     """Drop ASCII punctuation, make every run of blanks one, and keep the first ``max_words`` words."""
     return " ".join(caption.translate(_PUNCTUATION).split()[:max_words])
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from .captions import normalise
+
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_BAD = 100
@@ -88,19 +90,34 @@ def _read_file(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError("the image file is missing") from error
+    except OSError as error:
+        raise DataError(f"the image file cannot be read ({error.strerror})") from error
+    except ValueError as error:  # the name has a null character, or half of one
+        raise DataError("no file can have the image's name") from error
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a text is free of halves of characters, which JSON can write, and of bytes of other encodings."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def caption_list(value: object) -> tuple[str, ...]:
     """Read a field of captions: one text, or several in a list.
 
     Raises:
-        DataError: if there is none, or something else than texts.
+        DataError: if there is none of which anything is taught, or something else than texts.
 
     """
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise DataError("the caption is not a text")
-    captions = tuple(text.strip() for text in texts if text.strip())
+    if not is_utf8("".join(texts)):
+        raise DataError("the caption is not UTF-8")
+    captions = tuple(text.strip() for text in texts if normalise(text))
     if not captions:
         raise DataError("the caption is empty")
     return captions

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,11 @@ class CaptionData:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def hash_into(self, digest: hashlib._Hash, records: int | None = None) -> None:
+        """Add what tells these records from others: their names and captions, in order; of the first so many."""
+        for record in self.records[:records]:
+            digest.update(json.dumps((record.name, record.captions)).encode())
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,9 @@ def open_data(
         return _open_rows(source, folder, names, streaming, bad)
     paths = _paths(str(source))
     if split and paths[0].suffix != ".json":
-        raise DataError(f"a split is taken of Karpathy's JSON file; {paths[0].name} is none")
+        raise DataError(f"a split is taken of Karpathy's JSON file; {paths[0]} is none")
+    for path in paths:
+        _check(path, streaming)
     if streaming:
         return CaptionStream(lambda: _stream(paths, folder, names, bad), bad)
     records: list[Record] = []
@@ -117,24 +126,22 @@ def _read(path: Path, images: Path | None, split: str | None, names: Columns, ba
         return read_coco(path, images, split, bad)
     if path.suffix == ".tsv":
         return read_tsv(path, bad)
-    _check_suffix(path)
     return list(stream_table(path, images, names, bad))
 
 
 def _stream(paths: Sequence[Path], images: Path | None, names: Columns, bad: BadRecords) -> Iterator[Record]:
     for path in paths:
-        if path.suffix == ".json":
-            raise DataError(f"{path.name} is one object and cannot be streamed; a .tsv or .jsonl can")
         if path.suffix == ".tsv":
             yield from stream_tsv(path, bad)
         else:
-            _check_suffix(path)
             yield from stream_table(path, images, names, bad)
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in (".jsonl", ".csv"):
-        raise DataError(f"{path.name} is not .json, .jsonl, .csv or .tsv")
+def _check(path: Path, streaming: bool) -> None:
+    if path.suffix not in (".json", ".jsonl", ".csv", ".tsv"):
+        raise DataError(f"{path} is not .json, .jsonl, .csv or .tsv")
+    if streaming and path.suffix == ".json":
+        raise DataError(f"{path} is one object and cannot be streamed; a .tsv or .jsonl can")
 
 
 def _checked(data: CaptionData, source: str) -> CaptionData:

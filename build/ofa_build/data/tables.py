@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .columns import Columns, record_of
-from .records import BadRecords, DataError, Record
+from .records import BadRecords, DataError, Record, is_utf8
 
 NAMES = ("captions.jsonl", "metadata.jsonl", "captions.csv", "metadata.csv")
 """What the file is called when only the folder is named; the second and fourth are Hugging Face's names."""
@@ -58,14 +59,54 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | DataError
             if line.strip():
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     row = None
                 yield number, row if isinstance(row, dict) else DataError("the line is not a JSON object")
 
 
-def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.DictReader(file)
-        columns.check(reader.fieldnames or (), path.name)
-        for row in reader:
-            yield reader.line_num, row
+def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
+    # What is not UTF-8 is kept as such: a file's name may be, and a caption that is not is refused as any other.
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        rows = _split(file)
+        _, header = next(rows, (1, []))
+        if isinstance(header, DataError):
+            raise DataError(f"{path}, line 1: {header}")
+        if not is_utf8("".join(header)):
+            raise DataError(f"{path} is not UTF-8")
+        columns.check(header, str(path))
+        for number, fields in rows:
+            if isinstance(fields, DataError):
+                yield number, fields
+            elif any(fields[len(header) :]):
+                error = f"the row has {len(fields)} fields, the header {len(header)}: one with a comma wants quotes"
+                yield number, DataError(error)
+            elif fields:
+                yield number, dict(zip(header, fields, strict=False))
+
+
+def _split(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | DataError]]:
+    """Give a CSV file's rows with the number of the line where each begins.
+
+    After a line that is at fault the next is a row again: a quote that is not closed would take all that follow it.
+    """
+    numbered, again = enumerate(lines, 1), deque[tuple[int, str]]()
+    while True:
+        taken: list[tuple[int, str]] = []
+        # It asks for as many lines as the row has.
+        following = (taken.append(line) or line[1] for line in _first(again, numbered))
+        try:
+            fields: list[str] | DataError = next(csv.reader(following, strict=True))
+        except StopIteration:
+            return
+        except csv.Error as error:
+            is_long = "limit" in str(error)
+            fields = DataError("a field is too long" if is_long else "a quote is not closed, or not doubled in a field")
+            again.extendleft(reversed(taken[1:]))
+        yield taken[0][0], fields
+
+
+def _first(again: deque[Any], rest: Iterator[Any]) -> Iterator[Any]:
+    """Give what is to be read again, then the rest."""
+    while again:
+        yield again.popleft()
+    yield from rest

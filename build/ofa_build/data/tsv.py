@@ -38,10 +38,7 @@ def _record(path: Path, name: str, start: int, line: bytes) -> Record:
         raise DataError(f"the row has {len(fields)} columns, not {COLUMNS}")
     if not fields[4]:
         raise DataError("the row has no image")
-    try:
-        captions = caption_list(fields[2].decode("utf-8").split(SEPARATOR))
-    except UnicodeDecodeError as error:
-        raise DataError("the caption is not UTF-8") from error
+    captions = caption_list(fields[2].decode("utf-8", "surrogateescape").split(SEPARATOR))
     offset = start + sum(len(field) + 1 for field in fields[:4])
     # Shards may number their images each for itself: the length tells most of those apart.
     image = (fields[1], len(fields[4])) if fields[1] else None

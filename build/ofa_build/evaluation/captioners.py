@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from ofa_serving.generation import GenerationConfig
 from ofa_serving.images import load_pixels
 from ofa_serving.tokenizer import Tokenizer
 
@@ -49,7 +48,6 @@ class TorchCaptioner:
     settings: PipelineSettings
     tokenizer: Tokenizer
     batch_size: int = 16
-    generation: GenerationConfig | None = None
     name: str = "a model in PyTorch"
 
     @classmethod
@@ -89,7 +87,7 @@ class TorchCaptioner:
             self.model,
             normalise_pixels(torch.from_numpy(pixels).to(device), self.settings),
             prompt.to(device),
-            self.generation or self.settings.generation,
+            self.settings.generation,
             self.tokenizer.special,
         )
         return [self.tokenizer.caption(hypotheses[0].tokens.tolist()) for hypotheses in found]
@@ -123,7 +121,11 @@ class ServedCaptioner:
         client = _client()
         answers: list[Answer] = []
         numbers = iter(range(len(records)))
-        async with client.AsyncCaptioner(self.url, model=self.model, timeout=self.timeout) as captioner:
+        try:
+            asked = client.AsyncCaptioner(self.url, model=self.model, timeout=self.timeout)
+        except ValueError as error:  # of the address
+            raise ServerError(str(error)) from error
+        async with asked as captioner:
 
             async def work() -> None:
                 for number in numbers:

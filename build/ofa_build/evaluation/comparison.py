@@ -49,7 +49,11 @@ def main() -> None:
         name, equals, folder = text.partition("=")
         if not equals:
             parser.error(f"{text} is not NAME=FOLDER")
-        reports[name].append(json.loads(Path(folder, "scores.json").read_text(encoding="utf-8")))
+        path = Path(folder, "scores.json")
+        try:
+            reports[name].append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            parser.error(f"there is no report of ofa-build evaluate in {path}")
     sys.stdout.write(compare(reports))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.records import BadRecords, DataError, Record
 from .captioners import Captioner
-from .metrics import METRICS, MetricError, Scores, is_exact, score
+from .metrics import METRICS, Scores, is_exact, require, score
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,11 @@ def evaluate(
 
     Raises:
         DataError: if too many records are bad, or none is left.
-        MetricError: if Java or pycocoevalcap is missing, or nothing that was asked for can be computed.
+        MetricError: before anything is captioned, if there would be no score: Java or pycocoevalcap is missing.
         ServerError: if a server cannot be asked.
 
     """
+    require(metrics)
     captions: dict[int, str] = {}
     seconds: list[float] = []
     started = time.perf_counter()
@@ -73,8 +74,6 @@ def evaluate(
     numbers = sorted(captions)
     by_key = {str(number): captions[number] for number in numbers}
     scores = score({str(number): records[number].captions for number in numbers}, by_key, metrics)
-    if not scores.overall:
-        raise MetricError("; ".join(f"{name} is not computed: {why}" for name, why in scores.absent.items()))
     judged = [
         Judged(records[number], captions[number], {name: values[place] for name, values in scores.each.items()})
         for place, number in enumerate(numbers)

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import shutil
-import string
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..data.captions import normalise
 
 log = logging.getLogger("ofa-build")
 
@@ -30,7 +31,6 @@ _CHARACTERS = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\
 """Chinese characters and Japanese kana, which are written without blanks between words."""
 _MARKS = re.compile("[\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\u30fb]")
 """Their punctuation."""
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPICE_LIBRARIES = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
@@ -53,6 +53,18 @@ class Scores:
     each: Mapping[str, Sequence[float]]
     keys: Sequence[str]
     absent: Mapping[str, str] = field(default_factory=dict)
+
+
+def require(metrics: Sequence[str]) -> None:
+    """See that there will be scores, before anything is captioned for them.
+
+    Raises:
+        MetricError: if pycocoevalcap or Java is missing, or SPICE is wanted alone and lacks what it needs.
+
+    """
+    tokenize({"": ["a caption"]})
+    if set(metrics) == {"SPICE"}:
+        _spice_module()
 
 
 def score(references: Texts, captions: Mapping[str, str], metrics: Sequence[str] = METRICS) -> Scores:
@@ -161,7 +173,7 @@ def _usable_tokenizer() -> Callable[[Texts], dict[str, list[str]]]:
 
 
 def _bare(text: str) -> str:
-    return " ".join(_spaced(text).translate(_PUNCTUATION).split())
+    return normalise(_spaced(text))
 
 
 def _spaced(text: str) -> str:
@@ -208,15 +220,7 @@ def _cider(references: Texts, captions: Texts) -> tuple[Sequence[float], Sequenc
 
 
 def _spice(references: Texts, captions: Texts) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
-    spice = _module("spice.spice")
-    _need_java("SPICE")
-    libraries = Path(spice.__file__).parent / "lib"
-    if not all((libraries / name).is_file() for name in _SPICE_LIBRARIES):
-        raise MetricError(
-            "SPICE needs Stanford CoreNLP 3.6.0, which pycocoevalcap does not carry: "
-            "run python -m pycocoevalcap.spice.get_stanford_models where there is a network"
-        )
-    total, values = spice.Spice().compute_score(references, captions)
+    total, values = _spice_module().Spice().compute_score(references, captions)
     # It sorts the keys; the other scorers keep their order.
     by_key = dict(zip(sorted(references), values, strict=True))
     return [total], [[by_key[key]["All"]["f"] for key in references]]
@@ -229,6 +233,18 @@ _SCORERS: Mapping[tuple[str, ...], Callable[[Texts, Texts], Any]] = {
     ("CIDEr",): _cider,
     ("SPICE",): _spice,
 }
+
+
+def _spice_module() -> Any:
+    spice = _module("spice.spice")
+    _need_java("SPICE")
+    libraries = Path(spice.__file__).parent / "lib"
+    if not all((libraries / name).is_file() for name in _SPICE_LIBRARIES):
+        raise MetricError(
+            "SPICE needs Stanford CoreNLP 3.6.0, which pycocoevalcap does not carry: "
+            "run python -m pycocoevalcap.spice.get_stanford_models where there is a network"
+        )
+    return spice
 
 
 def _module(name: str) -> Any:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from PIL import Image, ImageOps
+from ofa_serving.images import load_pixels
+from PIL import ExifTags, Image
 
 from .evaluate import Evaluation, Judged
 from .metrics import METRICS
 
 _THUMBNAIL = 320
 """Pixels of the longer side at most."""
+
+_ON_ITS_SIDE = (5, 6, 7, 8)
+"""EXIF's orientations whose width is the file's height."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +34,34 @@ class Paths:
     html: Path
 
 
+class ReportError(RuntimeError):
+    """A report cannot be written; the message says where."""
+
+
+def make_folder(folder: Path) -> None:
+    """Make a report's folder, or see that one can be written: before anything is captioned for it.
+
+    Raises:
+        ReportError: if it cannot.
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ReportError(f"no report can be written to {folder}: {error.strerror}") from error
+
+
 def write_report(evaluation: Evaluation, folder: Path, title: str, shown: int = 200) -> Paths:
     """Write ``scores.json``, ``scores.md`` and ``report.html``; the page shows the ``shown`` worst images."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = Paths(folder / "scores.json", folder / "scores.md", folder / "report.html")
-    paths.json.write_text(json.dumps(_as_json(evaluation, title), indent=2, ensure_ascii=False) + "\n", "utf-8")
-    paths.markdown.write_text(markdown(evaluation, title), "utf-8")
-    paths.html.write_text(_page(evaluation, title, shown), "utf-8")
+    for path, text in (
+        (paths.json, json.dumps(_as_json(evaluation, title), indent=2, ensure_ascii=False) + "\n"),
+        (paths.markdown, markdown(evaluation, title)),
+        (paths.html, _page(evaluation, title, shown)),
+    ):
+        path.write_text(text, "utf-8", "backslashreplace")  # a file's name may be no UTF-8
     return paths
 
 
@@ -95,10 +122,17 @@ def _page(evaluation: Evaluation, title: str, shown: int) -> str:
 def _thumbnail(judged: Judged) -> str:
     """Give a small JPEG as a data address, or nothing for what cannot be drawn."""
     try:
-        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(judged.record.read()))).convert("RGB")
-    except (OSError, ValueError):
+        data = judged.record.read()
+        pixels = load_pixels(data, _THUMBNAIL)  # as it was captioned, whatever its colours and metadata are
+        picture = Image.open(io.BytesIO(data))
+    except Exception:  # a data set's own reader may raise anything; the report is worth more than one picture
         return ""
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    width, height = picture.size
+    with contextlib.suppress(Exception):  # of damaged metadata Pillow raises many kinds
+        if picture.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE:
+            width, height = height, width
+    scale = min(1.0, _THUMBNAIL / max(width, height))
+    size = [max(1, round(side * scale)) for side in (width, height)]
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
+    Image.fromarray(pixels).resize(size).save(file, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

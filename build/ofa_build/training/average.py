@@ -7,6 +7,7 @@ soup": Wortsman et al., 2022); so is the mean of one run's last checkpoints.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ofa_build.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ofa_build.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from ofa_build.model import OFA
 from ofa_build.training.recipe import RecipeError
 
@@ -49,7 +50,10 @@ def main() -> None:
     parser.add_argument("to", type=Path, help="the new checkpoint's folder")
     parser.add_argument("checkpoints", nargs="+", help="directories, .pt files or names on a hub")
     flags = parser.parse_args()
-    made = averaged([load_checkpoint(source) for source in flags.checkpoints])
+    try:
+        made = averaged([load_checkpoint(source) for source in flags.checkpoints])
+    except (CheckpointError, RecipeError) as error:
+        sys.exit(str(error))
     save_checkpoint(flags.to, made.config, made.state_dict, made.settings, made.tokenizer_files)
 
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from ofa_serving.tokenizer import Tokenizer
 from torch import Tensor, nn
 
 from ofa_build.checkpoint import load_checkpoint, save_checkpoint
@@ -23,7 +24,6 @@ from ofa_build.scenes.art import Art
 from ofa_build.scenes.sampler import SceneSampler
 from ofa_build.scenes.sources import TRAINING_STYLES
 from ofa_build.scenes.splits import Split
-from ofa_build.scenes.vocabulary import PAD, CaptionTokenizer
 from ofa_build.training.freezing import set_training
 from ofa_build.training.hooks import CsvLog, PlainLog
 from ofa_build.training.image_encoder import PRETRAINING
@@ -68,7 +68,7 @@ class RecordedScenes:
     def __init__(
         self,
         model: OFA,
-        tokenizer: CaptionTokenizer,
+        tokenizer: Tokenizer,
         art: Art,
         recipe: Recipe,
         image_size: int,
@@ -76,7 +76,7 @@ class RecordedScenes:
         scenes: int,
     ) -> None:
         """Take ``scenes`` training scenes, a whole number of batches, from number ``first`` on."""
-        self._recipe, self._model, self._first = recipe, model, first
+        self._recipe, self._model, self._first, self._pad = recipe, model, first, tokenizer.special.pad
         self._dataset = SceneDataset(SceneSampler(Split.TRAIN, recipe.seed), art, tokenizer, image_size)
         self.updates_per_epoch = scenes // recipe.batch_size
         """Updates that see every scene once."""
@@ -86,7 +86,7 @@ class RecordedScenes:
         """Features [N, 1024, S/16, S/16], in half the memory, and targets [N, T], padded."""
         size, encoder = self._recipe.batch_size, self._model.encoder.embed_images.eval()
         scenes, first = self.updates_per_epoch * size, self._first // size
-        features, targets = [], torch.full((scenes, MAX_TOKENS), PAD)
+        features, targets = [], torch.full((scenes, MAX_TOKENS), self._pad)
         batches = stream(self._dataset, size, first, first + self.updates_per_epoch, self._recipe.workers)
         for number, batch in enumerate(batches):
             with torch.inference_mode(), torch.autocast("cpu", enabled=self._recipe.precision == "bf16"):
@@ -103,7 +103,7 @@ class RecordedScenes:
             epoch, place = divmod(update, self.updates_per_epoch)
             order = torch.Generator().manual_seed(self._recipe.seed + epoch)
             rows = torch.randperm(len(targets), generator=order).split(self._recipe.batch_size)[place]
-            longest = int((targets[rows] != PAD).sum(1).max())
+            longest = int((targets[rows] != self._pad).sum(1).max())
             yield [RecordedBatch(features[rows].float(), targets[rows, :longest])]
 
 
@@ -171,9 +171,10 @@ def train_captioner(
     """
     checkpoint = load_checkpoint(source)
     model = student(checkpoint, recipe)
-    settings, tokenizer = checkpoint.settings, CaptionTokenizer(source)
+    settings, tokenizer = checkpoint.settings, checkpoint.tokenizer
     recorded = RecordedScenes(model, tokenizer, art, recipe, settings.patch_image_size, first, scenes)
-    objective = Captioner(CrossEntropy(model, settings, tokenizer.prompt(), recipe))
+    prompt = tokenizer.encode_prompt(settings.prompt, settings.max_src_length)
+    objective = Captioner(CrossEntropy(model, settings, prompt, recipe))
     work = WorkFolder(folder)
     work.begin(recipe, {"checkpoint": checkpoint.sha256, "scenes": scenes, "first": first})
 

@@ -7,13 +7,14 @@ from there: a teacher of a student that is already good need not begin anew.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ofa_build.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ofa_build.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from ofa_build.model import OFA
 from ofa_build.model.layers import Layer
 from ofa_build.training.recipe import RecipeError
@@ -61,7 +62,10 @@ def main() -> None:
     parser.add_argument("--encoder-layers", type=int, default=4)
     parser.add_argument("--decoder-layers", type=int, default=4)
     flags = parser.parse_args()
-    made = deepened(load_checkpoint(flags.checkpoint), flags.encoder_layers, flags.decoder_layers)
+    try:
+        made = deepened(load_checkpoint(flags.checkpoint), flags.encoder_layers, flags.decoder_layers)
+    except (CheckpointError, RecipeError) as error:
+        sys.exit(str(error))
     save_checkpoint(flags.to, made.config, made.state_dict, made.settings, made.tokenizer_files)
 
 

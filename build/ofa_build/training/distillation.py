@@ -188,8 +188,7 @@ def _digest(teacher: Checkpoint, run: CaptionRun, wanted: Sequence[Any]) -> str:
     how = _plain(asdict(teacher.settings))
     asked = (teacher.sha256, how, recipe.precision, recipe.max_words, recipe.caption_prefix, wanted)
     digest = hashlib.sha256(json.dumps(asked).encode())
-    for record in run.data.records:
-        digest.update(json.dumps((record.name, record.captions)).encode())
+    run.data.hash_into(digest)
     return digest.hexdigest()[:16]
 
 

@@ -67,6 +67,11 @@ class Hook:
 class PlainLog(Hook):
     """One line an interval."""
 
+    def on_start(self, update: int, updates: int) -> None:
+        """See :class:`Hook`."""
+        if update == updates:
+            log.info("all %d updates were done before", updates)
+
     def on_interval(self, progress: Progress) -> None:
         """See :class:`Hook`."""
         means = ", ".join(f"{name} {value:.4g}" for name, value in progress.means.items())

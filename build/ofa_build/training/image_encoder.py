@@ -14,18 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from ofa_serving.tokenizer import Tokenizer
 from torch import nn
 from torch.nn import functional
 
 from ofa_build.checkpoint import PipelineSettings, save_checkpoint
 from ofa_build.model import OFA, OFAConfig
+from ofa_build.model.resnet import OUTPUT_CHANNELS
 from ofa_build.scenes.art import Art
 from ofa_build.scenes.objects import OBJECTS
 from ofa_build.scenes.render import IGNORED
 from ofa_build.scenes.sampler import CollageSampler, SceneSampler
 from ofa_build.scenes.sources import TRAINING_STYLES
 from ofa_build.scenes.splits import Split
-from ofa_build.scenes.vocabulary import PROMPT, CaptionTokenizer, write_vocabulary
+from ofa_build.scenes.vocabulary import write_vocabulary
 from ofa_build.training.hooks import CsvLog, PlainLog
 from ofa_build.training.loop import Interrupted, Trainer, make_accelerator
 from ofa_build.training.objectives import Term, Terms
@@ -65,7 +67,6 @@ STUDENT = OFAConfig(
 )
 """The bundled checkpoint's structure: nine million parameters, below 20 MB in fp16."""
 
-FEATURE_CHANNELS = 1024
 NOTHING_WEIGHT = 0.25
 """Most patches show only background and are soon told apart; the objects count for more."""
 CENTRE_WEIGHT = 8.0
@@ -78,7 +79,7 @@ class WhatIsWhere(nn.Module):
     def __init__(self, image_encoder: nn.Module) -> None:
         super().__init__()
         self.image_encoder = image_encoder
-        self.head = nn.Conv2d(FEATURE_CHANNELS, len(OBJECTS) + 2, 1)
+        self.head = nn.Conv2d(OUTPUT_CHANNELS, len(OBJECTS) + 2, 1)
         weights = torch.ones(len(OBJECTS) + 1)
         weights[0] = NOTHING_WEIGHT
         self.register_buffer("class_weights", weights, persistent=False)
@@ -99,7 +100,7 @@ class WhatIsWhere(nn.Module):
 class Pictures:
     """An endless stream of batches, by turns of collages, which are crowded, and of scenes."""
 
-    def __init__(self, art: Art, tokenizer: CaptionTokenizer, recipe: Recipe, image_size: int) -> None:
+    def __init__(self, art: Art, tokenizer: Tokenizer, recipe: Recipe, image_size: int) -> None:
         samplers = CollageSampler(recipe.seed), SceneSampler(Split.TRAIN, recipe.seed)
         self.recipe = recipe
         self.datasets = [SceneDataset(sampler, art, tokenizer, image_size) for sampler in samplers]
@@ -132,11 +133,11 @@ class ImageEncoderRun:
             config = replace(STUDENT, vocab_size=write_vocabulary(folder))
             (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1), encoding="utf-8")
         self.config = OFAConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        self.settings = PipelineSettings(prompt=PROMPT, patch_image_size=image_size)
+        self.settings = PipelineSettings(patch_image_size=image_size)
         torch.manual_seed(recipe.seed)
         self.model = OFA(self.config).to(memory_format=torch.channels_last)
         self.objective = WhatIsWhere(self.model.encoder.embed_images)
-        self.pictures = Pictures(art, CaptionTokenizer(folder), recipe, image_size)
+        self.pictures = Pictures(art, Tokenizer.load(folder, self.settings.language), recipe, image_size)
 
     def train(self) -> Path:
         """Run to the last update, and give the checkpoint, whose transformer has learned nothing yet."""

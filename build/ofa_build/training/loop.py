@@ -32,7 +32,16 @@ _ONE_SIGNAL = 10.0
 
 
 class Interrupted(RunError):
-    """The run was told to stop, and has saved its state."""
+    """The run was told to stop, and has saved its state.
+
+    Attributes:
+        signal_number: what told it; SIGTERM if that was another of its processes.
+
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 class BatchSource(Protocol):
@@ -111,7 +120,7 @@ class Trainer:
             objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
         self._compute, self._optimizer = accelerator.prepare(objective, optimizer)
         self._sums: dict[str, float] = defaultdict(float)
-        self._stop = threading.Event()
+        self._stop, self._told_by = threading.Event(), int(signal.SIGTERM)
 
     def run(self) -> None:
         """Train.
@@ -148,7 +157,8 @@ class Trainer:
         if update % recipe.save_every == 0 or is_told_to_stop or self._is_to_be_judged():
             self._save()
         if is_told_to_stop:
-            raise Interrupted(f"stopped after update {update} of {self.updates}; the same command continues")
+            message = f"stopped after update {update} of {self.updates}; the same command continues"
+            raise Interrupted(message, self._told_by)
         if self._is_to_be_judged():
             self._judge()
             watch.read()
@@ -211,10 +221,12 @@ class Trainer:
         # In fp16 a gradient may overflow: the scaler then leaves the update out and lowers its scale.
         checked = sums.values() if self.recipe.precision == "fp16" else (*sums.values(), norm)
         if not all(torch.isfinite(value) for value in checked):
-            raise RunError(
-                f"the loss or its gradient is no number at update {self.update + 1}: lower the learning rate; "
-                "what was saved before is intact"
-            )
+            raise self._diverged("the loss or its gradient", self.update + 1)
+
+    def _diverged(self, what: str, update: int) -> RunError:
+        return RunError(
+            f"{what} is no number at update {update}: lower the learning rate; what was saved before is intact"
+        )
 
     def _remember(self, sums: Mapping[str, Tensor], norm: Tensor) -> None:
         names = list(sums)
@@ -249,6 +261,8 @@ class Trainer:
         self._set_training()
 
     def _save(self) -> None:
+        if not all(weight.isfinite().all() for weight in self._parameters):  # no later loss tells of the last update
+            raise self._diverged("a weight", self.update)
         state = {
             "update": self.update,
             "best": dict(self.best),
@@ -303,6 +317,7 @@ class Trainer:
 
         def stop(number: int, _frame: FrameType | None) -> None:
             nonlocal first
+            self._told_by = self._told_by if first else number
             self._stop.set()
             now = time.monotonic()
             first = first or now

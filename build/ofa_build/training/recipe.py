@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
@@ -59,6 +60,9 @@ class Recipe:
     keep: int = 2  # last checkpoints, the best one apart
 
     def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, float):
+                self._require(math.isfinite(value), name, "a finite number")
         positive = ("batch_size", "accumulation", "max_words", "log_every", "save_every", "keep")
         for name in positive:
             self._require(getattr(self, name) >= 1, name, "1 or more")

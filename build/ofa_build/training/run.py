@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,9 +109,11 @@ class CaptionRun:
         if self.accelerator.is_main_process:
             run = {"checkpoint": self.checkpoint.sha256, "processes": self.accelerator.num_processes}
             if isinstance(self.data, CaptionData):
-                run["records"] = len(self.data)
+                run |= {"records": len(self.data), "training_data": _digest(self.data)}
             else:
                 run["stream_order"] = STREAM_ORDER
+            if self.evaluation:
+                run["evaluation_data"] = _digest(self.evaluation, self.evaluation_images)
             self.work.begin(self.recipe, {**run, **(about or {})})
         self.accelerator.wait_for_everyone()
         trainer = Trainer(
@@ -186,6 +189,13 @@ def total_updates(recipe: Recipe, per_epoch: int | None) -> int:
     if per_epoch is None:
         raise RecipeError("a stream has no epochs: say how many updates with max_updates")
     return max(1, round(recipe.epochs * per_epoch))
+
+
+def _digest(data: CaptionData, records: int | None = None) -> str:
+    """Tell data from other data: a run is continued, and its scores are compared, on the same."""
+    digest = hashlib.sha256()
+    data.hash_into(digest, records)
+    return digest.hexdigest()[:16]
 
 
 def _open(source: Source, options: DataOptions, streaming: bool) -> CaptionData | CaptionStream:

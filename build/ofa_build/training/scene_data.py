@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from ofa_serving.tokenizer import Tokenizer
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -18,7 +19,6 @@ from ofa_build.scenes.render import cell_classes, natural_size, render
 from ofa_build.scenes.sampler import CollageSampler, SceneSampler
 from ofa_build.scenes.scene import Scene
 from ofa_build.scenes.splits import Split
-from ofa_build.scenes.vocabulary import PAD, CaptionTokenizer
 
 MAX_TOKENS = 16
 """The longest caption with its end."""
@@ -59,9 +59,7 @@ def picture(scene: Scene, art: Art, size: int, longer_side: int) -> Image.Image:
 class SceneDataset(Dataset):
     """Map-style: scene number ``index`` as pixels, target tokens (none for a collage) and cell classes."""
 
-    def __init__(
-        self, sampler: SceneSampler | CollageSampler, art: Art, tokenizer: CaptionTokenizer, image_size: int
-    ) -> None:
+    def __init__(self, sampler: SceneSampler | CollageSampler, art: Art, tokenizer: Tokenizer, image_size: int) -> None:
         self.sampler, self.art, self.tokenizer, self.image_size = sampler, art, tokenizer, image_size
         self.augment = isinstance(sampler, SceneSampler) and sampler.split is Split.TRAIN
 
@@ -74,8 +72,21 @@ class SceneDataset(Dataset):
             if rng.random() < 0.5:
                 drawn = _compressed(drawn, int(rng.integers(60, 95)))
         classes, centres = cell_classes(scene, masks, self.image_size // STRIDE)
-        target = self.tokenizer.target(scene.caption) if isinstance(scene, Scene) else []
+        target = []
+        if isinstance(scene, Scene):
+            target = [*self.tokenizer.encode(scene.caption), self.tokenizer.special.eos]
         return np.asarray(drawn), target, classes, centres
+
+    def collate(self, samples: Sequence[tuple[np.ndarray, list[int], np.ndarray, np.ndarray]]) -> SceneBatch:
+        """Make one batch of samples."""
+        pixels, targets, classes, centres = zip(*samples, strict=True)
+        tokens = [torch.tensor(target, dtype=torch.long) for target in targets]
+        return SceneBatch(
+            torch.from_numpy(np.stack(pixels)),
+            pad_sequence(tokens, batch_first=True, padding_value=self.tokenizer.special.pad),
+            torch.from_numpy(np.stack(classes)),
+            torch.from_numpy(np.stack(centres)),
+        )
 
 
 def _compressed(image: Image.Image, quality: int) -> Image.Image:
@@ -84,21 +95,8 @@ def _compressed(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(file).convert("RGB")
 
 
-def collate(samples: Sequence[tuple[np.ndarray, list[int], np.ndarray, np.ndarray]]) -> SceneBatch:
-    """One batch of samples."""
-    pixels, targets, classes, centres = zip(*samples, strict=True)
-    return SceneBatch(
-        torch.from_numpy(np.stack(pixels)),
-        pad_sequence(
-            [torch.tensor(target, dtype=torch.long) for target in targets], batch_first=True, padding_value=PAD
-        ),
-        torch.from_numpy(np.stack(classes)),
-        torch.from_numpy(np.stack(centres)),
-    )
-
-
 def stream(dataset: SceneDataset, batch_size: int, first: int, last: int, workers: int = 1) -> DataLoader:
     """Batches number ``first`` to ``last`` (not included) of the endless stream of scenes."""
     indices = range(first * batch_size, last * batch_size)
     common = {"num_workers": workers, "prefetch_factor": 4 if workers else None}
-    return DataLoader(dataset, batch_size, sampler=indices, collate_fn=collate, **common)
+    return DataLoader(dataset, batch_size, sampler=indices, collate_fn=dataset.collate, **common)

@@ -17,7 +17,7 @@ from ..data.batches import CaptionBatch
 from ..evaluation.search import normalise_pixels
 from ..model import OFA
 from .inner_states import Place, recording
-from .work_folder import RunError
+from .work_folder import RunError, make_folder
 
 log = logging.getLogger("ofa-build")
 
@@ -76,7 +76,7 @@ class CachedTeacher:
 
     def __init__(self, teacher: Teacher, folder: Path) -> None:
         self._teacher, self._folder = teacher, folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
 
     def __call__(self, batch: CaptionBatch, inputs: Tensor, counts: Tensor) -> Lesson:
         """See :meth:`Teacher.__call__`.

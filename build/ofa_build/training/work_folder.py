@@ -21,6 +21,19 @@ class RunError(RuntimeError):
     """A run cannot start or go on; the message says why, and what is left of it."""
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder of a run, if it is not there.
+
+    Raises:
+        RunError: if that cannot be.
+
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"the folder {path} cannot be made: {error.strerror}") from error
+
+
 class WorkFolder:
     """Layout: ``state.pt``, ``recipe.json``, ``checkpoints/update-N/``, and the links ``last`` and ``best``."""
 
@@ -46,7 +59,7 @@ class WorkFolder:
             RunError: naming what differs.
 
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         path, wanted = self.path / "recipe.json", {**about, **recipe.identity()}
         if not self._state.exists():
             path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
