@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 KILLED_AFTER_STOP = 10
 SPARE = 5
 PROBED_WITHIN = 14
+FILES_ARE_READ = 60
 REMEMBERED_BY_DNS, REMEMBERED_BY_NGINX = 30, 5
 
 
@@ -160,7 +161,7 @@ def test_a_real_caption_decides_over_start_and_life_and_a_cheap_question_over_tr
         assert container[name]["timeoutSeconds"] >= PROBED_WITHIN + SPARE
     start = int(environment(container)["OFA_START_TIMEOUT"])
     startup = container["startupProbe"]
-    assert startup["periodSeconds"] * startup["failureThreshold"] >= start
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= start + FILES_ARE_READ
 
 
 @pytest.mark.parametrize("start", [10, 600, 601])
@@ -202,6 +203,16 @@ def test_every_container_is_confined(case):
             assert security["readOnlyRootFilesystem"] and security["runAsNonRoot"]
             assert not security["allowPrivilegeEscalation"]
             assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_buckets_role_is_not_the_proxies():
+    """Clouds hand a role's credentials to every pod of the service account, whether or not it mounts the token."""
+    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/models"}
+    documents = render({"serviceAccount": {"annotations": role}})
+    accounts = {component: pod(documents, component)["serviceAccountName"] for component in ("server", "proxy")}
+    assert documents["ServiceAccount", accounts["server"]]["metadata"]["annotations"] == role
+    proxies = documents["ServiceAccount", accounts["proxy"]]
+    assert ("annotations" in proxies["metadata"], proxies["automountServiceAccountToken"]) == (False, False)
 
 
 @each_deployment
@@ -265,6 +276,15 @@ def test_a_server_reaches_what_the_operator_names():
         policy = documents["NetworkPolicy", f"captions-{component}"]["spec"]
         assert policy["policyTypes"] == ["Ingress", "Egress"]
         assert agent in policy["egress"]
+
+
+@pytest.mark.parametrize("case", ["defaults", "image-tls-canary"])
+def test_no_caller_can_have_the_proxies_take_servers_for_dead(case):
+    """Nginx counts what a caller provokes: a 503 over HTTP, a call that is reset over gRPC."""
+    upstreams = render(values_of(case))["ConfigMap", "captions-proxy"]["data"]["upstreams.conf"]
+    servers = [line for line in upstreams.splitlines() if line.strip().startswith("server ")]
+    assert servers
+    assert all(" max_fails=0" in line for line in servers)
 
 
 def test_a_proxy_finds_the_servers_names_whoever_answers_for_them(defaults):
@@ -333,6 +353,18 @@ def test_keda_counts_servers_and_not_the_models_in_them():
     assert "* count(count by (pod) (ofa_images_in_flight{" in ratio["metadata"]["query"]
 
 
+def test_keda_keeps_the_servers_there_are_where_prometheus_finds_nothing():
+    """Of an empty answer KEDA makes 0 unless told otherwise, which is right for the ratio alone: nobody asks then."""
+    specification = render(values_of("gpu-s3-keda"))["ScaledObject", "captions-server"]["spec"]
+    assert specification["fallback"]["behavior"] == "currentReplicas"
+    triggers = {trigger["name"]: trigger["metadata"] for trigger in specification["triggers"]}
+    assert {name: metadata.get("ignoreNullValues") for name, metadata in triggers.items()} == {
+        "requests-per-second": "false",
+        "images-in-flight": "false",
+        "queue-compute-ratio": None,
+    }
+
+
 def test_the_adapter_offers_what_the_autoscaler_reads(defaults):
     metrics = defaults["HorizontalPodAutoscaler", "captions-server"]["spec"]["metrics"]
     wanted = {metric["pods"]["metric"]["name"] for metric in metrics}
@@ -341,10 +373,12 @@ def test_the_adapter_offers_what_the_autoscaler_reads(defaults):
 
 
 def test_kserve_gets_the_same_server_with_the_same_probes(defaults):
-    documents = render(values_of("kserve"))
+    documents = render({**values_of("kserve"), "image": {"pullSecrets": ["registry"]}})
     container = documents["ServingRuntime", "captions"]["spec"]["containers"][0]
     assert container["livenessProbe"] == server(defaults)["livenessProbe"]
     assert environment(container)["OFA_ARTIFACTS"] == "/mnt/models"
     predictor = documents["InferenceService", "captions"]["spec"]["predictor"]
     assert predictor["model"]["runtime"] == "captions"
-    assert predictor["terminationGracePeriodSeconds"] == pod(defaults, "server")["terminationGracePeriodSeconds"]
+    for name in ("terminationGracePeriodSeconds", "enableServiceLinks"):
+        assert predictor[name] == pod(defaults, "server")[name]
+    assert predictor["imagePullSecrets"] == [{"name": "registry"}]

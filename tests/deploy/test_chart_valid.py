@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import chart
 import pytest
 from chart import CASES, CHART, helm, render, render_text, values_of, yaml
 from proxy_process import MISSING, NGINX
@@ -17,7 +18,14 @@ jsonschema = pytest.importorskip("jsonschema", reason="needs the extra 'deploy'"
 HERE = Path(__file__).parent
 VERSIONS = ("1.33.0", "1.37.0")
 CUSTOM = {path.stem: json.loads(path.read_text()) for path in (HERE / "schemas").glob("*.json")}
-OF_THE_PREDICTOR_A_PODS = ("securityContext", "nodeSelector", "tolerations", "terminationGracePeriodSeconds")
+OF_THE_PREDICTOR_A_PODS = (
+    "enableServiceLinks",
+    "imagePullSecrets",
+    "securityContext",
+    "nodeSelector",
+    "tolerations",
+    "terminationGracePeriodSeconds",
+)
 
 BASELINE = {
     "CKV_K8S_43": "image digests are the operator's to set (image.digest); the chart cannot know them",
@@ -90,11 +98,66 @@ def test_strict_mode_refuses_a_field_that_does_not_exist():
         ({"timing": {"preStop": 0}}, "preStop"),
         ({"proxy": {"tls": {"clientCASecret": "ca"}}}, "secretName"),
         ({"proxy": {"trustedProxies": ["anybody; }"]}}, "trustedProxies"),
+        ({"proxy": {"maxBodySize": "0"}}, "maxBodySize"),  # to nginx no limit at all
+        ({"strategy": {"maxSurge": "1"}}, "maxSurge"),
+        ({"strategy": {"maxSurge": -1}}, "maxSurge"),
+        ({"strategy": {"maxSurge": "0%", "maxUnavailable": 0}}, "maxSurge and strategy.maxUnavailable are both 0"),
+        ({"disruptionBudget": {"maxUnavailable": "one"}}, "maxUnavailable"),
+        ({"autoscaling": {"minReplicas": 11}}, "minReplicas, 11, is more than autoscaling.maxReplicas, 10"),
+        ({"autoscaling": {"queueComputeRatio": "0.0"}}, "queueComputeRatio"),
     ],
 )
 def test_the_schema_refuses_values_that_make_no_sense(values, named):
     with pytest.raises(helm.HelmError, match=named):
         render(values)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "replicas",
+        "timing.stop",
+        "tracing",
+        "modelVolume.pvc.claimName",
+        "autoscaling.kind",
+        "proxy.tls",
+        "proxy.tls.secretName",
+        "proxy.keysSecret",
+        "proxy.canary",
+        "proxy.perCaller.concurrent",
+        "networkPolicy",
+        "monitoring.latencySeconds",
+        "disruptionBudget.maxUnavailable",
+    ],
+)
+def test_a_value_that_is_taken_away_is_named(path):
+    """``--set proxy.tls.secretName=null`` would otherwise have nginx look for a certificate that nobody mounts."""
+    values = None
+    for key in reversed(path.split(".")):
+        values = {key: values}
+    with pytest.raises(helm.HelmError, match=f"missing property '{path.rpartition('.')[2]}'"):
+        render(values)
+
+
+@pytest.mark.parametrize(("name", "taken"), [("c" * 50, True), ("c" * 51, False), ("2nd", False), ("a.b", False)])
+def test_a_releases_name_is_one_that_services_and_pods_can_have(monkeypatch, name, taken):
+    """Kubernetes cuts a pod's name to 58 characters before it adds five, and with them what queries know it by."""
+    monkeypatch.setattr(chart, "RELEASE", name)
+    if taken:
+        deployments = [key[1] for key in render({}) if key[0] == "Deployment"]
+        assert all(len(f"{deployment}-") <= 58 for deployment in deployments)
+    else:
+        with pytest.raises(helm.HelmError, match=f"the release's name, {name}, is not one of at most 50"):
+            render({})
+
+
+def test_large_numbers_are_written_out():
+    """Helm's are floats, of which a million is 1e+06."""
+    million = 10**6
+    limits = dict.fromkeys(("requestsPerSecond", "concurrent", "concurrentLarge"), million)
+    proxy = {"perCaller": limits, "callsPerServer": million, "canary": {"release": "captions-next"}}
+    rest = {"timing": {"start": million}, "tracing": {"url": "http://collector:4318", "every": million}}
+    assert "e+" not in render_text({"proxy": proxy, **rest})
 
 
 @each_case

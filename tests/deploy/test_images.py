@@ -76,6 +76,17 @@ def test_what_the_dockerfile_copies_reaches_the_builder():
     assert copied == let_through
 
 
+def test_a_change_of_the_sources_leaves_the_packages_layer_alone():
+    assert DOCKERFILE.index("--require-hashes -r requirements/") < min(
+        DOCKERFILE.index(f"COPY {folder} {folder}\n") for folder in ("backends", "serving", "build", "model_repository")
+    )
+
+
+def test_the_proxy_is_started_anew_with_the_server_whose_address_it_knows():
+    """Where Compose replaces the server's container; nginx asks for an upstream's address when it starts."""
+    assert compose_config("compose.yaml")["proxy"]["depends_on"]["triton"]["restart"]
+
+
 def test_compose_reads_its_files_without_a_warning():
     assert set(compose_config("compose.yaml")) == {"triton", "proxy", "prometheus", "grafana"}
     gpu = compose_config("compose.yaml", "compose.gpu.yaml")["triton"]

@@ -44,12 +44,12 @@ seccompProfile:
 - name: OFA_NAMES
   value: {{ join " " .Values.models | quote }}
 - name: OFA_START_TIMEOUT
-  value: {{ .Values.timing.start | quote }}
+  value: {{ int64 .Values.timing.start | quote }}
 - name: OFA_STOP_TIMEOUT
-  value: {{ .Values.timing.stop | quote }}
+  value: {{ int64 .Values.timing.stop | quote }}
 {{- with .Values.encodedImageCache }}
 - name: OFA_CACHE_MIB
-  value: {{ . | quote }}
+  value: {{ int64 . | quote }}
 {{- end }}
 - name: OFA_LOG_FORMAT
   value: {{ .Values.logging.format }}
@@ -59,7 +59,7 @@ seccompProfile:
 - name: OFA_TRACE_URL
   value: {{ . | quote }}
 - name: OFA_TRACE_EVERY
-  value: {{ $.Values.tracing.every | quote }}
+  value: {{ int64 $.Values.tracing.every | quote }}
 {{- end }}
 {{- with .Values.extraEnvironment }}
 {{ toYaml . }}
@@ -69,6 +69,8 @@ seccompProfile:
 {{- /* Ready is Triton's own word, asked often. Whether it captions is asked of the server itself: a model's process
        that has died leaves Triton ready. A server that is busy passes.
        The probe takes 19 s at most, and Python its start.
+       Before the launcher's own `start` seconds begin it reads all files, for which the startup probe leaves a minute:
+       so the launcher is the one that gives up, and says why.
        A Triton that dies or hangs is started again in place by the launcher's own watch, while the readiness probe
        keeps traffic away; its models get `start` seconds then, after up to 30 of back-off. The liveness probe is for a
        launcher that does not manage that: sooner, it would end every start that outlasts its patience. */}}
@@ -78,7 +80,7 @@ startupProbe:
     command: [ofa-probe]
   periodSeconds: 5
   timeoutSeconds: 20
-  failureThreshold: {{ div (add .Values.timing.start 4) 5 }}
+  failureThreshold: {{ div (add .Values.timing.start 60 4) 5 }}
 readinessProbe:
   httpGet:
     path: /v2/health/ready
@@ -108,6 +110,24 @@ livenessProbe:
 {{- $held := add .Values.sharedMemory.sizeMiB .Values.encodedImageCache -}}
 {{- if and $mebibytes (gt (mulf 2 $held) $mebibytes) -}}
 {{- fail (printf "sharedMemory.sizeMiB and encodedImageCache, %d MiB, are more than half of resources.%s.limits.memory, %s" $held .Values.profile $limit) -}}
+{{- end -}}
+{{- end }}
+
+{{- /* What values.schema.json cannot tell. The API server would refuse it in part, once the rest has been changed. */}}
+{{- define "ofa.checkValues" -}}
+{{- /* Services are called by it, and pods, whose names Kubernetes cuts: queries and alerts know them by it. */}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,48}[a-z0-9])?$" .Release.Name) -}}
+{{- fail (printf "the release's name, %s, is not one of at most 50 small letters, digits and dashes that begins with a letter" .Release.Name) -}}
+{{- end -}}
+{{- with .Values.autoscaling }}
+{{- if gt (int .minReplicas) (int .maxReplicas) -}}
+{{- fail (printf "autoscaling.minReplicas, %d, is more than autoscaling.maxReplicas, %d" (int .minReplicas) (int .maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.strategy }}
+{{- if and (regexMatch "^0+%?$" (toString .maxSurge)) (regexMatch "^0+%?$" (toString .maxUnavailable)) -}}
+{{- fail "strategy.maxSurge and strategy.maxUnavailable are both 0: no server could ever be replaced" -}}
+{{- end -}}
 {{- end -}}
 {{- end }}
 

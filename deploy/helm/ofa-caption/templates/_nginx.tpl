@@ -36,15 +36,16 @@ ssl_verify_client off;
 {{- end }}
 {{- end }}
 
+{{- /* Helm hands numbers over as floats, and writes a million as 1e+06: int64. */}}
 {{- define "ofa.proxyLimits" -}}
 client_max_body_size {{ .maxBodySize }};
 
-limit_req_zone $share zone=rate:10m rate={{ .perCaller.requestsPerSecond }}r/s;
+limit_req_zone $share zone=rate:10m rate={{ int64 .perCaller.requestsPerSecond }}r/s;
 limit_req zone=rate burst={{ mul 2 .perCaller.requestsPerSecond }} nodelay;
 limit_conn_zone $share zone=concurrency:10m;
-limit_conn concurrency {{ .perCaller.concurrent }};
+limit_conn concurrency {{ int64 .perCaller.concurrent }};
 limit_conn_zone $large_share zone=large:10m;
-limit_conn large {{ .perCaller.concurrentLarge }};
+limit_conn large {{ int64 .perCaller.concurrentLarge }};
 {{- with .trustedProxies }}
 
 {{- range . }}
@@ -65,17 +66,17 @@ resolver_timeout 5s;
 {{- range $track := list "stable" "canary" }}
 {{- if or (eq $track "stable") $proxy.canary.release }}
 {{- $release := ternary $.Release.Name $proxy.canary.release (eq $track "stable") }}
-{{- /* Over HTTP a refusal is a 503, which must not make a server count as dead. */}}
+{{- /* No failure counts: see deploy/proxy/plain/upstreams.conf. */}}
 {{- range $kind, $port := dict "grpc" 8001 "http" 8000 }}
-{{- $failing := ternary "max_fails=0" "max_fails=3 fail_timeout=5s" (eq $kind "http") }}
+{{- $room := printf "max_conns=%d max_fails=0" (int64 $proxy.callsPerServer) }}
 
 upstream {{ $track }}_{{ $kind }} {
     zone {{ $track }}_{{ $kind }} 256k;
     least_conn;
-    server {{ $release }}-server.{{ $domain }}:{{ $port }} resolve max_conns={{ $proxy.callsPerServer }} {{ $failing }};
+    server {{ $release }}-server.{{ $domain }}:{{ $port }} resolve {{ $room }};
     {{- if eq $track "canary" }}
     # For what falls to a canary that is away or full.
-    server {{ $.Release.Name }}-server.{{ $domain }}:{{ $port }} resolve max_conns={{ $proxy.callsPerServer }} {{ $failing }} backup;
+    server {{ $.Release.Name }}-server.{{ $domain }}:{{ $port }} resolve {{ $room }} backup;
     {{- end }}
     keepalive 64;
 }
