@@ -45,8 +45,11 @@ Here alone: who asked is told what the contract says.
 PATIENCE = 2.5
 """Seconds that a client is to wait before it is the server's fault that it stops waiting."""
 
-CANARY_REQUEST = "canary"
-"""The request id of the probes that send the known image."""
+CANARIES_VARIABLE = "OFA_CANARY_REQUESTS"
+"""Environment variable with the request ids of the probes that send the known images, between blanks.
+
+The launcher draws them: a caller could otherwise name its requests so that they count nowhere.
+"""
 
 REQUESTS_METRIC = "ofa_requests_total"
 STUCK_METRIC = "ofa_requests_stuck"
@@ -56,6 +59,11 @@ RESTARTS_VARIABLE = "OFA_SERVER_RESTARTS"
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BYTES = tuple(float(2**power) for power in range(12, 26, 2))
+
+
+def canary_requests(environ: Mapping[str, str]) -> frozenset[str]:
+    """The request ids of the probes; none in a server that no launcher started."""
+    return frozenset(environ.get(CANARIES_VARIABLE, "").split())
 
 
 class EntryMetrics:
@@ -90,7 +98,7 @@ class EntryMetrics:
         self._stuck = stuck.labels(model)
         start = Gauge("ofa_model_start_time_seconds", "When the model was loaded", ["model"], registry=registry)
         start.labels(model).set_to_current_time()
-        self._model = model
+        self._model, self._probes = model, canary_requests(environ)
         for code in (OK, CANCELLED, *Code):  # so that a rate has a beginning
             self._canary.labels(model, code)
             for priority in PriorityClass:
@@ -98,7 +106,7 @@ class EntryMetrics:
 
     def answered(self, request_id: str, code: str, seconds: float, priority: PriorityClass) -> None:
         """Counts an answer: ``OK`` or a refusal's code, how long it took, and the class of the request."""
-        if request_id == CANARY_REQUEST:
+        if request_id in self._probes:
             self._canary.labels(self._model, code).inc()
             return
         given_up = code == Code.DEADLINE_EXCEEDED and seconds < PATIENCE
@@ -112,7 +120,7 @@ class EntryMetrics:
 
     def staged(self, request_id: str, timing_ms: Iterable[Iterable[float]]) -> None:
         """Takes the rows of ``timing_ms``, one an image."""
-        if request_id == CANARY_REQUEST:
+        if request_id in self._probes:
             return
         for row in timing_ms:
             for stage, milliseconds in zip(self._stages, row, strict=True):
@@ -122,15 +130,15 @@ class EntryMetrics:
 class ImageMetrics:
     """Of the images as they arrive."""
 
-    def __init__(self, model: str) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, model: str, environ: Mapping[str, str] = os.environ) -> None:
+        self.registry, self._probes = CollectorRegistry(), canary_requests(environ)
         self._bytes = Histogram(
             "ofa_image_size_bytes", "Image files", ["model"], buckets=BYTES, registry=self.registry
         ).labels(model)
 
     def received(self, request_id: str, size: int) -> None:
         """Counts an image file of ``size`` bytes."""
-        if request_id == CANARY_REQUEST:
+        if request_id in self._probes:
             return
         self._bytes.observe(size)
 

@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 
 def ending() -> list[signal.Signals]:
     """SIGTERM, SIGINT, and SIGHUP, which a terminal sends that is closed; without what nohup or a shell has ignored."""
     wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     return [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Within, such a signal ends the process as an exception does, the first of a container too.
+
+    The kernel keeps from that one every signal that it has not asked for.
+    """
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in ending()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

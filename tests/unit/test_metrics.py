@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from ofa_serving.contract import STAGES, Code
 from ofa_serving.metrics import (
-    CANARY_REQUEST,
+    CANARIES_VARIABLE,
     CANCELLED,
     OK,
     PATIENCE,
@@ -22,7 +22,7 @@ INTERACTIVE, BATCH = PriorityClass
 
 @pytest.fixture
 def entry():
-    return EntryMetrics("ofa_caption", max_in_flight=64)
+    return EntryMetrics("ofa_caption", max_in_flight=64, environ={CANARIES_VARIABLE: "canary-1 canary-2"})
 
 
 def value(metrics, name, **labels):
@@ -63,9 +63,17 @@ def test_what_a_client_gives_up_at_once_is_not_what_the_server_is_late_with(entr
     assert value(entry, "ofa_requests_total", code="DEADLINE_EXCEEDED") == 1
 
 
+@pytest.mark.parametrize("environ", [{}, {CANARIES_VARIABLE: "canary-1"}])
+def test_no_caller_can_pass_for_a_probe_by_a_name(environ):
+    entry = EntryMetrics("ofa_caption", 64, environ)
+    for request_id in ("", "canary", "canary-"):
+        entry.answered(request_id, Code.INTERNAL, 0.2, INTERACTIVE)
+    assert value(entry, "ofa_requests_total", code="INTERNAL") == 3
+
+
 def test_a_probes_request_counts_apart(entry):
-    entry.answered(CANARY_REQUEST, OK, 0.2, INTERACTIVE)
-    entry.staged(CANARY_REQUEST, [[1, 2, 3, 4, 5]])
+    entry.answered("canary-2", OK, 0.2, INTERACTIVE)
+    entry.staged("canary-2", [[1, 2, 3, 4, 5]])
     assert value(entry, "ofa_canary_total", code=OK) == 1
     assert value(entry, "ofa_requests_total", code=OK) == 0
     assert value(entry, "ofa_request_duration_seconds_count") == 0

@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from ofa_serving.signals import ending
+from ofa_serving.signals import ending, leaving
 
 
 @pytest.fixture
@@ -21,3 +21,11 @@ def test_a_closed_terminal_ends_a_command(hangup):
 def test_but_not_one_that_nohup_started(hangup):
     hangup(signal.SIG_IGN)
     assert set(ending()) == {signal.SIGTERM, signal.SIGINT}
+
+
+def test_a_signal_while_a_command_begins_ends_it_as_an_exception_does():
+    before = [signal.getsignal(number) for number in ending()]
+    with pytest.raises(SystemExit) as ended, leaving():
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    assert [signal.getsignal(number) for number in ending()] == before

@@ -11,7 +11,7 @@ from ofa_serving.contract import Code
 from ofa_serving.launcher.embedded import Installation
 from ofa_serving.launcher.settings import Ports, parse_settings
 from ofa_serving.launcher.triton import tracing_flags, triton_command
-from ofa_serving.metrics import CANARY_REQUEST, OK
+from ofa_serving.metrics import CANARIES_VARIABLE, OK
 from ofa_serving.telemetry.logs import FIELDS, JsonFormatter, TextFormatter, json_of_triton
 from ofa_serving.telemetry.origin import Origin
 from ofa_serving.telemetry.requests import REQUESTS_VARIABLE, RequestLog
@@ -144,10 +144,10 @@ def lines():
     logger.setLevel(logging.INFO)
 
     def run(mode):
-        log = RequestLog("ofa_caption", {REQUESTS_VARIABLE: mode})
+        log = RequestLog("ofa_caption", {REQUESTS_VARIABLE: mode, CANARIES_VARIABLE: "canary-1"})
         log.answered("a", OK, 0.25, images=1)
         log.answered("b", Code.OVERLOADED, 0)
-        log.answered(CANARY_REQUEST, OK, 0.1)
+        log.answered("canary-1", OK, 0.1)
         log.stage("searched", "a", tokens=7)
         return [json.loads(line) for line in out.getvalue().splitlines()]
 

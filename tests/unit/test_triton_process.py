@@ -1,5 +1,6 @@
 """A server's log: relayed and remembered, whatever becomes of the launcher's own output."""
 
+import ctypes
 import io
 import json
 import os
@@ -7,10 +8,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from ofa_serving.launcher import triton
 from ofa_serving.launcher.triton import TritonProcess
 from ofa_serving.telemetry.logs import LogFormat
+from serving_process import wait_until
 
 LINES = 5000
 TALK = f"for number in range({LINES}): print(number, 'x' * 60)"  # several times what a pipe holds
@@ -74,3 +77,24 @@ def test_an_odd_line_does_not_stop_the_server_that_logs_as_json(monkeypatch, odd
     last = ended(monkeypatch, SimpleNamespace(buffer=stream), f"print({line!r})\n{TALK}", LogFormat.JSON)
     assert last.startswith(f"{LINES - 1} ")
     assert json.loads(stream.getvalue().splitlines()[0])["level"] == "ERROR"
+
+
+PR_SET_CHILD_SUBREAPER = 36
+PARENT = "import subprocess, sys, time; subprocess.Popen(['sleep', '600']); print('begun', flush=True); time.sleep(600)"
+
+
+@pytest.fixture
+def adopting():
+    """This process gets the children of its children that end, as the first process of a container does."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    yield
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)
+
+
+def test_what_a_killed_server_leaves_to_the_first_process_of_a_container_is_gone(adopting, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(buffer=io.BytesIO()))
+    before = set(psutil.Process().children())
+    process = TritonProcess([sys.executable, "-c", PARENT], dict(os.environ), LogFormat.TEXT)
+    wait_until(lambda: process.last_lines() == ["begun"])
+    process.kill()
+    assert set(psutil.Process().children()) == before

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +24,7 @@ from ofa_serving.contract import Code, Tensor
 from ofa_serving.launcher.endpoints import CHANNEL_ARGS, Endpoints
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.server_metrics import read_metric
-from ofa_serving.metrics import CANARY_REQUEST, OK, REQUESTS_METRIC
+from ofa_serving.metrics import OK, REQUESTS_METRIC
 
 _POLL_SECONDS = 0.1
 
@@ -52,16 +53,20 @@ def kept_folder(run_folder: Path, grpc_port: int, model: str) -> Path:
 
 @dataclass(frozen=True)
 class Canary:
-    """An image, the request parameters it is sent with, and the captions that may come back, the likeliest first."""
+    """An image, the request parameters it is sent with, and the captions that may come back, the likeliest first.
+
+    Its requests have an id by which the models count them apart: a new one unless it is loaded with one.
+    """
 
     model: str
     image: bytes
     parameters: Mapping[str, Any]
     captions: tuple[str, ...]
+    request_id: str = field(default_factory=lambda: f"canary-{secrets.token_hex(8)}")
 
     @classmethod
     def load(cls, folder: Path, model: str) -> Self:
-        """Read ``image`` and ``canary.json`` (``captions``, and perhaps ``parameters``) from ``folder``.
+        """Read ``image`` and ``canary.json`` (``captions``, and perhaps the others) from ``folder``.
 
         Raises:
             LaunchError: one of them is missing or damaged.
@@ -70,7 +75,8 @@ class Canary:
         try:
             expected = json.loads((folder / "canary.json").read_text(encoding="utf-8"))
             image = (folder / "image").read_bytes()
-            return cls(model, image, expected.get("parameters", {}), tuple(expected["captions"]))
+            kept = {"request_id": expected["request_id"]} if "request_id" in expected else {}
+            return cls(model, image, expected.get("parameters", {}), tuple(expected["captions"]), **kept)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise LaunchError(f"{model} has no known image to be tried with: build it again") from error
 
@@ -84,7 +90,7 @@ class Canary:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "image").write_bytes(self.image)
-            expected = {"captions": self.captions, "parameters": dict(self.parameters)}
+            expected = {name: getattr(self, name) for name in ("captions", "parameters", "request_id")}
             (folder / "canary.json").write_text(json.dumps(expected), encoding="utf-8")
         except OSError as error:
             raise LaunchError(
@@ -155,7 +161,7 @@ class Canary:
                 self.model,
                 [image],
                 answered,
-                request_id=CANARY_REQUEST,
+                request_id=self.request_id,
                 outputs=[triton.InferRequestedOutput(Tensor.CAPTION)],
                 parameters=dict(self.parameters),
                 client_timeout=timeout,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ofa_serving.launcher.errors import LaunchError
 from ofa_serving.launcher.settings import parse_settings
+from ofa_serving.signals import leaving
 from ofa_serving.telemetry.logs import configure_logs
 
 logger = logging.getLogger("ofa-serve")
@@ -22,6 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code: 0 after a clean stop, 1 with one line of log that says why it failed.
 
     """
+    with leaving():  # until the supervisor takes signals itself
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     settings = parse_settings(arguments)
     configure_logs(settings.log_format)
     try:

@@ -26,7 +26,7 @@ from ofa_serving.launcher.server_metrics import read_metric
 from ofa_serving.launcher.settings import Settings
 from ofa_serving.launcher.shared_memory import FOLDER
 from ofa_serving.launcher.triton import TritonProcess, tracing_flags, triton_command
-from ofa_serving.metrics import RESTARTS_VARIABLE
+from ofa_serving.metrics import CANARIES_VARIABLE, RESTARTS_VARIABLE
 from ofa_serving.stage_key import KEY_VARIABLE
 from ofa_serving.telemetry.logs import FORMAT_VARIABLE
 from ofa_serving.telemetry.requests import REQUESTS_VARIABLE
@@ -81,6 +81,7 @@ class Server:
             DRAIN_VARIABLE: str(self._drain_file),
             CANCEL_VARIABLE: str(FOLDER / f"{prefix}cancel"),
             RESTARTS_VARIABLE: str(restarts),
+            CANARIES_VARIABLE: " ".join(canary.request_id for canary in plan.canaries),
             KEY_VARIABLE: secrets.token_hex(16),
             FORMAT_VARIABLE: plan.settings.log_format,
             REQUESTS_VARIABLE: plan.settings.request_log,

@@ -186,16 +186,17 @@ class TritonProcess:
         except ProcessLookupError:  # all have ended
             return
         self._process.wait()
+        with contextlib.suppress(ChildProcessError):  # none is left
+            while True:  # they are children of the first process of a container once their own parent has ended
+                os.waitpid(-self._process.pid, 0)
 
     def _relay_log(self) -> None:
         for line in self._process.stdout:
             text = line.decode(errors="replace").rstrip("\n")
             self._log.append(text)
-            shown = (
-                line
-                if self._log_format is LogFormat.TEXT
-                else f"{json_of_triton(text)}\n".encode(errors="backslashreplace")
-            )
+            shown = line
+            if self._log_format is LogFormat.JSON:
+                shown = f"{json_of_triton(text)}\n".encode(errors="backslashreplace")
             if sys.stderr is not None:
                 with contextlib.suppress(OSError, ValueError):  # a server whose log is not taken any more would stop
                     sys.stderr.buffer.write(shown)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from enum import StrEnum
 
-from ..metrics import CANARY_REQUEST, OK
+from ..metrics import OK, canary_requests
 from .logs import FIELDS
 
 REQUESTS_VARIABLE = "OFA_REQUEST_LOG"
@@ -26,7 +26,7 @@ class RequestLog:
     """Of one model. Its methods may be called from any thread."""
 
     def __init__(self, model: str, environ: Mapping[str, str] = os.environ) -> None:
-        self._model = model
+        self._model, self._probes = model, canary_requests(environ)
         self._mode = RequestLogMode(environ.get(REQUESTS_VARIABLE) or RequestLogMode.NONE)
         self._logger = logging.getLogger("ofa.request")
 
@@ -38,13 +38,13 @@ class RequestLog:
     def answered(self, request_id: str, code: str, seconds: float, **fields: object) -> None:
         """Logs an answer: ``OK`` or a refusal's code. A probe that went well is not worth a line."""
         unwanted = self._mode is RequestLogMode.NONE or (self._mode is RequestLogMode.REFUSED and code == OK)
-        if unwanted or (request_id == CANARY_REQUEST and code == OK):
+        if unwanted or (request_id in self._probes and code == OK):
             return
         self._write("answered", request_id, code=code, seconds=round(seconds, 4), **fields)
 
     def stage(self, event: str, request_id: str, **fields: object) -> None:
         """Logs what a stage did for a request."""
-        if self.every_stage and request_id != CANARY_REQUEST:
+        if self.every_stage and request_id not in self._probes:
             self._write(event, request_id, **fields)
 
     def _write(self, event: str, request_id: str, **fields: object) -> None:
