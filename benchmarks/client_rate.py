@@ -21,13 +21,13 @@ import tritonclient.grpc as protocol
 from ofa_client import AsyncCaptioner, Captioner
 from tritonclient.grpc.aio import InferenceServerClient
 
+from benchmarks.environment import required_variable
 from benchmarks.machine import describe
-from benchmarks.surroundings import told
 from loadtest.loops import turns
 
 CONCURRENCY = 16
-URL = told("OFA_URL")
-MODEL = told("OFA_MODEL")
+URL = required_variable("OFA_URL")
+MODEL = required_variable("OFA_MODEL")
 RESULT = Path(__file__).parent / "results/client-rate.md"
 BARE = "bare `tritonclient` calls"
 

@@ -19,14 +19,14 @@ import numpy as np
 from ofa_client import Captioner
 from PIL import Image
 
+from benchmarks.environment import required_variable
 from benchmarks.images import write_images
 from benchmarks.machine import describe
-from benchmarks.surroundings import told
 
 RESULT = Path(__file__).parent / "results/shared-memory.md"
-MODEL = told("OFA_MODEL")
-URLS = {"gRPC": told("OFA_URL"), "HTTP": told("OFA_HTTP_URL")}
-KEY = told("OFA_SHARED_MEMORY_KEY")
+MODEL = required_variable("OFA_MODEL")
+URLS = {"gRPC": required_variable("OFA_URL"), "HTTP": required_variable("OFA_HTTP_URL")}
+KEY = required_variable("OFA_SHARED_MEMORY_KEY")
 WARM_UP = 5
 
 

@@ -47,7 +47,7 @@ class AsyncCaptioner:
             working a little earlier.
         retry: what is tried again, and when; None tries nothing again.
         api_key: sent as ``Authorization: Bearer …``, for the proxy in front of the server.
-        headers: sent with every request; over gRPC as metadata.
+        headers: sent with every request; over gRPC as metadata, so that no name ends with ``-bin``.
         ca_file: PEM certificates to trust with TLS instead of the system's.
         cert_file: this client's own PEM certificate, for a server that wants one (mutual TLS).
         key_file: its private key, if that is not in ``cert_file``.
@@ -150,7 +150,7 @@ class AsyncCaptioner:
         deadline = time.monotonic() + seconds
         parameters = request_parameters({"num_captions": num_captions, **options})
         replicas = self._connected()
-        data = await self._read(image, seconds, deadline)
+        data = await self._read(image, seconds, deadline, replicas)
 
         async def send(attempt_timeout: float) -> list[Caption]:
             request = InferRequest(self._model, data, requested_outputs(details), parameters, attempt_timeout)
@@ -217,7 +217,7 @@ class AsyncCaptioner:
         """Tell how long an image may take that was asked for with this timeout."""
         return self._timeout if timeout is None else _checked_timeout(timeout)
 
-    async def _read(self, image: ImageSource, seconds: float, deadline: float) -> bytes:
+    async def _read(self, image: ImageSource, seconds: float, deadline: float, replicas: Replicas) -> bytes:
         if isinstance(image, bytes):
             refuse_size(len(image), "the image")
             return image
@@ -230,7 +230,7 @@ class AsyncCaptioner:
                 from ofa_client.fetch import ImageFetcher  # noqa: PLC0415 - loads aiohttp, which gRPC does without
 
                 self._fetcher = ImageFetcher(self._threads, self._public_urls_only)
-            reading = asyncio.ensure_future(self._fetcher.fetch(str(image), self._retry, deadline))
+            reading = asyncio.ensure_future(self._fetcher.fetch(str(image), self._retry, deadline, replicas.pause))
         try:
             return await asyncio.wait_for(reading, seconds)
         except asyncio.TimeoutError as error:

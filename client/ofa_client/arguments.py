@@ -35,7 +35,7 @@ _INPUTS_HELP = (
 _EPILOG = (
     "With --output, the same command run again goes on where the last one ended. Exit status: 0 all captioned; "
     "1 some images failed, see the error file or standard error; 2 no usable server, an outage, or wrong arguments; "
-    "130 or 143 interrupted."
+    "128 and the signal's number if one ended it."
 )
 
 

@@ -7,6 +7,7 @@ import ipaddress
 import math
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -58,13 +59,16 @@ class ImageFetcher:
             headers={"User-Agent": "ofa-client", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
         )
 
-    async def fetch(self, url: str, policy: Retry, deadline: float) -> bytes:
+    async def fetch(
+        self, url: str, policy: Retry, deadline: float, pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> bytes:
         """Return the bytes behind a URL; one whose host is away, failing or full is tried again as the policy says.
 
         Another try is begun only where it may still take all its time before ``deadline`` (``time.monotonic()``): "no
-        image there" says more than that the time passed.
+        image there" says more than that the time passed. See :func:`retrying` for ``pause``.
 
         Raises:
+            RuntimeError: closed meanwhile.
             ImageFetchError: no answer in time, no answer at all, or one that is no file. Where it may be this client's
                 network, no other URL having been fetched meanwhile, it is an ``ImageHostError``.
             ImageTooLargeError: more than 20 MiB.
@@ -72,6 +76,8 @@ class ImageFetcher:
         failures: list[float] = []
 
         async def attempt(_: float) -> bytes:
+            if self._session.closed:
+                raise RuntimeError("this captioner is closed")
             try:
                 return await self._once(url)
             except ImageHostError as error:
@@ -80,7 +86,7 @@ class ImageFetcher:
                     raise ImageFetchError(error.message) from error
                 raise
 
-        return await retrying(attempt, policy, deadline - FETCH_SECONDS)
+        return await retrying(attempt, policy, deadline - FETCH_SECONDS, pause)
 
     async def _once(self, url: str) -> bytes:
         try:

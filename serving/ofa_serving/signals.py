@@ -17,9 +17,9 @@ def ending() -> list[signal.Signals]:
 
 @contextmanager
 def leaving() -> Iterator[None]:
-    """Within, such a signal ends the process as an exception does, the first of a container too.
+    """Within, such a signal ends the process as an exception does.
 
-    The kernel keeps from that one every signal that it has not asked for.
+    To the first process of a container the kernel delivers only what it has a handler for.
     """
 
     def leave(number: int, _frame: FrameType | None) -> None:
@@ -30,4 +30,5 @@ def leaving() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is leave:  # no other has been set since
+                signal.signal(number, handler)

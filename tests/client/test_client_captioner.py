@@ -215,10 +215,14 @@ def test_closing_is_an_error_to_who_waits_and_no_cancel(url, script, retry):
     assert [(type(error), str(error)) for error in others] == [(RuntimeError, "this captioner is closed")] * 2
 
 
-def test_nor_does_a_close_wait_for_the_next_attempt(closed_port):
+@pytest.mark.parametrize("image", [b"an image", "http://127.0.0.1:{port}/photo.jpg"], ids=["to send", "to fetch"])
+def test_nor_does_a_close_wait_for_the_next_attempt(closed_port, image):
+    if isinstance(image, str):
+        image = image.format(port=closed_port)
+
     async def main():
         captioner = AsyncCaptioner(f"http://127.0.0.1:{closed_port}", retry=Retry(first_pause=1000, longest_pause=1000))
-        waiting = asyncio.ensure_future(captioner.caption(b"an image", timeout=10_000))
+        waiting = asyncio.ensure_future(captioner.caption(image, timeout=10_000))
         await asyncio.sleep(1)
         await captioner.close()
         return await asyncio.wait_for(asyncio.gather(waiting, return_exceptions=True), 60)

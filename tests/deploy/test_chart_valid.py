@@ -151,6 +151,10 @@ def test_a_releases_name_is_one_that_services_and_pods_can_have(monkeypatch, nam
             render({})
 
 
+def test_bounds_of_an_autoscaler_that_is_off_are_nobodys_business():
+    assert render({"autoscaling": {"enabled": False, "minReplicas": 2, "maxReplicas": 1}})
+
+
 def test_large_numbers_are_written_out():
     """Helm's are floats, of which a million is 1e+06."""
     million = 10**6

@@ -102,6 +102,13 @@ def test_a_row_at_fault_is_named_and_takes_no_other_with_it(tmp_path, field, rea
     assert bad == {"t.csv:4": reason}
 
 
+def test_a_quote_that_no_other_row_closes_is_told_of_a_large_file_too(tmp_path):
+    rows = ['a.jpg,"a cat', *["b.jpg,an owl on a pink background"] * 5000]  # more than a field may have
+    captions, bad = opened(write(tmp_path, "t.csv", "\n".join(["image,caption", *rows])))
+    assert set(captions) == {"b.jpg"}
+    assert bad == {"t.csv:2": QUOTES}
+
+
 def test_a_quote_that_another_row_seems_to_close_takes_none_with_it(tmp_path):
     rows = ["image,caption", 'boat.png,"a boat', "gift.jpg,a gift", 'owl.png,"an owl"']
     captions, bad = opened(write(tmp_path, "t.csv", "\n".join(rows)))

@@ -29,3 +29,13 @@ def test_a_signal_while_a_command_begins_ends_it_as_an_exception_does():
         signal.raise_signal(signal.SIGTERM)
     assert ended.value.code == 143
     assert [signal.getsignal(number) for number in ending()] == before
+
+
+def test_a_handler_that_was_set_meanwhile_stays():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with leaving():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)

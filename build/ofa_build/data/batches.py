@@ -202,6 +202,7 @@ class Batches:
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
             worker_init_fn=_outlive_signals,
+            multiprocessing_context="fork" if self.workers else None,
         )
 
     def _examples_of(self, update: int) -> int:
@@ -223,7 +224,8 @@ def _outlive_signals(_worker: int) -> None:
     """Keep a worker from what is sent to its process's whole group, or to every process of a job or container.
 
     The run ends after the update at hand and needs its workers until then; they end with it, or when it says so: a
-    process that exits tells them by SIGTERM, and waits for them.
+    process that exits tells them by SIGTERM, and waits for them. A worker is a fork, which has one thread as yet: a new
+    process would have others, of libraries, to which a SIGTERM came all the same.
     """
     os.setpgrp()
     for number in ending():
@@ -246,12 +248,12 @@ class _Failure:
     """What ended a worker, in words: torch would put its trace into the message, and not every error can be sent.
 
     Attributes:
-        is_datas: whether the sentence is one of ours or the system's.
+        is_data_error: whether the sentence is one of ours or the system's.
         sentence: what to say.
         trace: where it was.
     """
 
-    is_datas: bool
+    is_data_error: bool
     sentence: str
     trace: str
 
@@ -260,15 +262,15 @@ class _Failure:
         """Describe the error at hand; where there are no workers, it is raised as it is."""
         if get_worker_info() is None:
             raise error
-        is_datas = isinstance(error, DataError | OSError)
-        said = str(error) if is_datas else f"a worker failed with {type(error).__name__}: {error}"
-        return cls(is_datas, said, traceback.format_exc())
+        is_data_error = isinstance(error, DataError | OSError)
+        said = str(error) if is_data_error else f"a worker failed with {type(error).__name__}: {error}"
+        return cls(is_data_error, said, traceback.format_exc())
 
 
 def _unless_failed(batch: CaptionBatch | _Failure) -> CaptionBatch:
     """Raise what a worker failed with."""
     if isinstance(batch, _Failure):
-        kind = DataError if batch.is_datas else RuntimeError
+        kind = DataError if batch.is_data_error else RuntimeError
         raise kind(batch.sentence) from RuntimeError(f"in a worker:\n{batch.trace}")
     return batch
 

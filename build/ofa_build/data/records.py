@@ -92,7 +92,7 @@ def _read_file(path: Path) -> bytes:
         raise DataError("the image file is missing") from error
     except OSError as error:
         raise DataError(f"the image file cannot be read ({error.strerror})") from error
-    except ValueError as error:  # the name has a null character, or half of one
+    except ValueError as error:  # the name has a null character, or an unpaired surrogate
         raise DataError("no file can have the image's name") from error
 
 

@@ -99,7 +99,7 @@ def _split(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | DataError]]:
         except StopIteration:
             return
         except csv.Error as error:
-            is_long = "limit" in str(error)
+            is_long = "limit" in str(error) and len(taken) == 1  # of more lines a quote was left open
             fields = DataError("a field is too long" if is_long else "a quote is not closed, or not doubled in a field")
             again.extendleft(reversed(taken[1:]))
         yield taken[0][0], fields

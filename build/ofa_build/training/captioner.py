@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -215,6 +216,7 @@ def main() -> None:
         log.info("trained %s", to)
     except Interrupted as stopped:
         log.info("%s", stopped)
+        sys.exit(128 + stopped.signal_number)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +186,7 @@ def main() -> None:
         )
     except Interrupted as stopped:
         log.info("%s", stopped)
+        sys.exit(128 + stopped.signal_number)
 
 
 if __name__ == "__main__":

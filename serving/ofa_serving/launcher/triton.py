@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ofa_serving.telemetry.spans import SERVICE
 
 _LAST_LINES = 500
 _ENDING_SECONDS = 5
-"""For the last lines, on a machine that stands still; a process that the server left behind keeps the pipe open."""
+"""For the last lines, on a machine that stands still, and the last processes; one that is left keeps the log open."""
 _SPARE_THREADS = 16
 """A call between models holds a thread until it is answered, and whether a request is cancelled is asked on another."""
 
@@ -186,9 +187,11 @@ class TritonProcess:
         except ProcessLookupError:  # all have ended
             return
         self._process.wait()
+        deadline = time.monotonic() + _ENDING_SECONDS  # one that a driver holds does not end
         with contextlib.suppress(ChildProcessError):  # none is left
-            while True:  # they are children of the first process of a container once their own parent has ended
-                os.waitpid(-self._process.pid, 0)
+            while time.monotonic() < deadline:  # to the first process of a container they fall as its children
+                if os.waitpid(-self._process.pid, os.WNOHANG) == (0, 0):
+                    time.sleep(0.01)
 
     def _relay_log(self) -> None:
         for line in self._process.stdout:

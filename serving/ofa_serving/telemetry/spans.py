@@ -1,8 +1,9 @@
 """Spans of the Python stages, beside those that Triton's own trace mode sends to the same collector (OTLP over HTTP).
 
-Triton decides which requests are traced. Its span of the public model is the parent of the stages' here. Calls between
-models do not carry Triton's trace object: it dies with the request, which may be refused for its deadline while a
-stage still works on it, and Triton 2.51 does not survive that. So a stage is told its parent by a parameter.
+Triton decides which requests are traced, but for those whose caller's trace it misread (see Origin). Its span of the
+public model is the parent of the stages' here, or else the caller's. Calls between models do not carry Triton's trace
+object: it dies with the request, which may be refused for its deadline while a stage still works on it, and Triton 2.51
+does not survive that. So a stage is told its parent by a parameter.
 """
 
 from __future__ import annotations

@@ -116,11 +116,11 @@ livenessProbe:
 {{- /* What values.schema.json cannot tell. The API server would refuse it in part, once the rest has been changed. */}}
 {{- define "ofa.checkValues" -}}
 {{- /* Services are called by it, and pods, whose names Kubernetes cuts: queries and alerts know them by it. */}}
-{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,48}[a-z0-9])?$" .Release.Name) -}}
+{{- if and .Release.IsInstall (not (regexMatch "^[a-z]([-a-z0-9]{0,48}[a-z0-9])?$" .Release.Name)) -}}
 {{- fail (printf "the release's name, %s, is not one of at most 50 small letters, digits and dashes that begins with a letter" .Release.Name) -}}
 {{- end -}}
 {{- with .Values.autoscaling }}
-{{- if gt (int .minReplicas) (int .maxReplicas) -}}
+{{- if and (or .enabled (eq $.Values.mode "kserve")) (gt (int .minReplicas) (int .maxReplicas)) -}}
 {{- fail (printf "autoscaling.minReplicas, %d, is more than autoscaling.maxReplicas, %d" (int .minReplicas) (int .maxReplicas)) -}}
 {{- end -}}
 {{- end -}}

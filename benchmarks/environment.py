@@ -6,8 +6,8 @@ import os
 import sys
 
 
-def told(variable: str) -> str:
-    """An environment variable's value; the process ends with a line without it."""
+def required_variable(variable: str) -> str:
+    """An environment variable's value; without it the process ends with a line that says so."""
     value = os.environ.get(variable)
     if not value:
         sys.exit(f"{variable} is not set: the first lines of this benchmark say how it is run")
